@@ -1,0 +1,31 @@
+"""The one exception for mistakes that a user can mend."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from rich.console import Console
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class UserError(ValueError):
+    """Bad input. The text says what was found, what was expected, and what to do next."""
+
+
+def exits_cleanly(command: Callable[P, R]) -> Callable[P, R]:
+    """Wrap a command line's entry point: a `UserError` is printed as one message on stderr and exits with status 2."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except UserError as error:
+            Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+            sys.exit(2)
+
+    return wrapped
