@@ -1,0 +1,64 @@
+"""What every 2D Gaussian rasteriser of this project takes and gives back.
+
+Semantics, the same in all backends (2D Gaussian Splatting, arXiv 2403.17888, in gsplat's conventions):
+
+* a splat is the disc spanned by the first two rotated axes, scaled by `scales[:, :2]`; `scales[:, 2]` is ignored;
+* alpha = min(0.99, opacity * exp(-rho / 2)), rho = min(u^2 + v^2, 2 * |pixel - projected centre|^2), the second term
+  being the screen-space low-pass; contributions below 1/255 are skipped;
+* front to back in the order of the centres' camera z; a pixel stops before its transmittance would fall to 1e-4;
+* centres with z <= `near` or z >= `far` are culled;
+* the result depends only on the splats as seen from the camera, not on the world frame (normals turn with it).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from genfusion_ns.cameras import Camera
+
+
+@dataclass
+class Render:
+    """One rendered view. Every map is float, finite, and differentiable unless said otherwise."""
+
+    color: Tensor
+    """[H, W, C] colour over `background`; not clamped."""
+    alpha: Tensor
+    """[H, W, 1] accumulated opacity in [0, 1)."""
+    depth: Tensor
+    """[H, W, 1] expected z-depth, sum(w z) / alpha; 0 where nothing was hit."""
+    median_depth: Tensor
+    """[H, W, 1] z-depth of the last splat reached with transmittance > 0.5; 0 where nothing was hit."""
+    normal: Tensor
+    """[H, W, 3] sum of w * n in world axes, n facing the camera; length <= alpha."""
+    distortion: Tensor
+    """[H, W, 1] gsplat's depth distortion, 2 * sum_{j<i} w_i w_j (z_i - z_j)."""
+    radii: Tensor
+    """[N] int32 screen radius in pixels, 0 = not visible; carries no gradient."""
+    densify_signal: Tensor
+    """[N, 2] zeros that require grad; after backward `.grad` holds each splat's positional gradient on the screen, in
+    gsplat's definition (`meta["gradient_2dgs"]`), the densifier's signal."""
+
+
+class Rasterizer(Protocol):
+    """Renders 2D Gaussians into one camera."""
+
+    name: str
+
+    def __call__(
+        self,
+        means: Tensor,  # [N, 3] world
+        quats: Tensor,  # [N, 4] wxyz, any non-zero norm
+        scales: Tensor,  # [N, 3] world units, >= 0; the third is ignored
+        opacities: Tensor,  # [N] in [0, 1]
+        colors: Tensor,  # [N, K, 3] SH coefficients with sh_degree given, else [N, C] plain features
+        camera: Camera,
+        *,
+        sh_degree: int | None,  # uses the first (sh_degree + 1)^2 coefficients; colour = max(SH + 0.5, 0)
+        background: Tensor | None = None,  # [C]; None = black
+        near: float = 0.01,
+        far: float = 1e10,
+    ) -> Render: ...
