@@ -1,0 +1,185 @@
+"""Losses as pure functions of images [H, W, C] in [0, 1] and of maps [H, W, 1]."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_C1, _C2 = 0.01**2, 0.03**2
+_WINDOW, _SIGMA = 11, 1.5
+
+
+def l1(pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean absolute difference; `weight` [H, W, 1] >= 0 makes it a weighted mean (0 where all weights are 0)."""
+    return weighted_mean((pred - target).abs(), weight)
+
+
+def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean of [H, W, C] under weights [H, W, 1] >= 0; 0 where all weights are 0."""
+    if weight is None:
+        return values.mean()
+    return (values * weight).sum() / (weight.sum() * values.shape[-1]).clamp_min(1e-8)
+
+
+@functools.cache
+def _kernel(channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[C, 1, 11, 1] Gaussian column, sums to 1."""
+    offsets = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
+    column = torch.exp(-(offsets**2) / (2 * _SIGMA**2))
+    return (column / column.sum()).to(device, dtype).view(1, 1, -1, 1).repeat(channels, 1, 1, 1)
+
+
+class _Blur(torch.autograd.Function):
+    """Zero-padded Gaussian blur of [H, W, C]; the kernel is symmetric, so the operator is its own adjoint."""
+
+    @staticmethod
+    def forward(ctx, image: Tensor) -> Tensor:  # type: ignore[override]
+        del ctx  # linear: nothing to keep
+        column = _kernel(image.shape[-1], image.dtype, image.device)
+        # [H, W, C] seen as [1, C, H, W] is channels-last, the one layout in which depthwise convolution is fast on CPUs
+        batch = image.permute(2, 0, 1)[None]
+        batch = F.conv2d(batch, column, padding=(_WINDOW // 2, 0), groups=image.shape[-1])
+        batch = F.conv2d(batch, column.transpose(2, 3), padding=(0, _WINDOW // 2), groups=image.shape[-1])
+        return batch[0].permute(1, 2, 0)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return _blur(grad.contiguous())
+
+
+def _blur(image: Tensor) -> Tensor:
+    return _Blur.apply(image)  # type: ignore[return-value]
+
+
+def ssim_map(pred: Tensor, target: Tensor) -> Tensor:
+    """[H, W, C] structural similarity in [-1, 1] (Wang et al. 2004): 11 x 11 Gaussian window, sigma 1.5, zero padding,
+    C1 = 0.01^2, C2 = 0.03^2 as in 3DGS."""
+    channels = pred.shape[-1]
+    # only the sum of both variances is needed, so four blurs do instead of five
+    stack = torch.cat([pred, target, pred * pred + target * target, pred * target], dim=-1)
+    mean_p, mean_t, square, product = _blur(stack).split(channels, dim=-1)
+    mean_product = mean_p * mean_t
+    mean_square = mean_p * mean_p + mean_t * mean_t
+    luminance = (2 * mean_product + _C1) / (mean_square + _C1)
+    structure = (2 * (product - mean_product) + _C2) / (square - mean_square + _C2)
+    return luminance * structure
+
+
+def ssim(pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean structural similarity; with `weight` [H, W, 1] >= 0 pixels of weight 0 reach no window at all."""
+    if weight is None:
+        return ssim_map(pred, target).mean()
+    seen = weight > 0
+    return weighted_mean(ssim_map(pred * seen, target * seen), weight)
+
+
+def photometric(pred: Tensor, target: Tensor, ssim_weight: float, weight: Tensor | None = None) -> Tensor:
+    """(1 - s) * L1 + s * (1 - SSIM), s = `ssim_weight` (3DGS: 0.2; GenFusion: 0.5 sparse, 0.8 masked)."""
+    loss = (1.0 - ssim_weight) * l1(pred, target, weight)
+    if ssim_weight:
+        loss = loss + ssim_weight * (1.0 - ssim(pred, target, weight))
+    return loss
+
+
+def distortion(distortion_map: Tensor) -> Tensor:
+    """Mean of the rasteriser's depth distortion [H, W, 1] (2DGS eq. 13 in gsplat's L1 form: scales with depth)."""
+    return distortion_map.mean()
+
+
+def normal_consistency(normal: Tensor, surface_normal: Tensor, alpha: Tensor) -> Tensor:
+    """Mean of alpha * (1 - n . N): splats lie along the surface that the depth map shows (2DGS eq. 14).
+
+    Args:
+        normal: [H, W, 3] rendered sum of w * n.
+        surface_normal: [H, W, 3] unit normals of the depth map, 0 where undefined (no term there).
+        alpha: [H, W, 1] accumulated opacity, a weight without gradient as in the official 2DGS.
+    """
+    defined = (surface_normal * surface_normal).sum(-1, keepdim=True) > 0.25
+    agreement = (normal * surface_normal).sum(-1, keepdim=True)
+    return (alpha.detach() * defined * (1.0 - agreement)).mean()
+
+
+def fit_scale_shift(
+    source: Tensor, target: Tensor, weight: Tensor, iterations: int = 8
+) -> tuple[Tensor, Tensor]:
+    """Robust a, b with a * source + b ~ target: least absolute deviations by reweighted least squares, no gradient.
+
+    Starts from the weighted medians and mean deviations (MiDaS's alignment), which outliers do not move far. Where the
+    two maps do not rise together the fit would turn one upside down; the starting values are kept there instead.
+
+    Args:
+        source, target: [M] values.
+        weight: [M] >= 0, with a positive sum.
+
+    Returns:
+        scalars a > 0 and b.
+    """
+    with torch.no_grad():
+        (source_mid, source_dev), (target_mid, target_dev) = _spread(source, weight), _spread(target, weight)
+        start = target_dev / source_dev.clamp_min(1e-12)
+        scale, shift = start, target_mid - start * source_mid
+        centred = source - source_mid
+        for _ in range(iterations):
+            residual = (scale * source + shift - target).abs()
+            w = weight / residual.clamp_min(1e-3 * target_dev.clamp_min(1e-12))
+            total = w.sum()
+            mean_s, mean_t = (w * centred).sum() / total, (w * target).sum() / total
+            variance = (w * (centred - mean_s) ** 2).sum()
+            slope = (w * (centred - mean_s) * (target - mean_t)).sum() / variance.clamp_min(1e-20)
+            if not slope > 1e-3 * start:
+                return start, target_mid - start * source_mid
+            scale, shift = slope, mean_t - slope * (mean_s + source_mid)
+        return scale, shift
+
+
+def _spread(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Median of the values that carry weight, and the median of their distances from it (or the mean, where that is 0)."""
+    values = values[weight > 0]
+    middle = values.median()
+    distance = (values - middle).abs()
+    deviation = distance.median()
+    return middle, torch.where(deviation > 0, deviation, distance.mean())
+
+
+def ssi_disparity(
+    depth: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    gradient_weight: float = 0.5,
+    min_pixels: int = 16,
+) -> Tensor:
+    """Difference of rendered and wanted disparity, whatever the scale and shift of either.
+
+    The render's disparity 1 / depth is fitted to the target on valid pixels (`fit_scale_shift`, detached); the loss is
+    the mean absolute residual plus `gradient_weight` times the mean absolute difference of neighbouring residuals, in
+    units of the target's own spread (after MiDaS, arXiv 1907.01341, eqs. 3-11; one scale).
+
+    Args:
+        depth: [H, W, 1] rendered z-depth; 0 (or not finite) = hole.
+        target: [H, W, 1] disparity up to scale and shift; <= 0 (or not finite) = unknown.
+        weight: [H, W, 1] >= 0 confidence of the target; None = 1.
+        min_pixels: with fewer valid pixels there is nothing to fit and the loss is 0.
+
+    Returns:
+        scalar >= 0, differentiable with respect to `depth`.
+    """
+    weight = torch.ones_like(depth) if weight is None else weight
+    valid = (depth > 1e-6) & depth.isfinite() & (target > 0) & target.isfinite() & (weight > 0)
+    if int(valid.sum()) < min_pixels:
+        return depth.nan_to_num(0.0, 0.0, 0.0).sum() * 0.0
+    disparity = 1.0 / torch.where(valid, depth, torch.ones_like(depth))
+    target = torch.where(valid, target, torch.zeros_like(target))
+    weight = torch.where(valid, weight, torch.zeros_like(weight))
+    scale, shift = fit_scale_shift(disparity[valid].detach(), target[valid], weight[valid])
+    unit = _spread(target[valid], weight[valid])[1].clamp_min(1e-6 * target.abs().max().clamp_min(1e-12))
+    residual = (scale * disparity + shift - target) / unit
+    loss = weighted_mean(residual.abs(), weight)
+    for axis in (0, 1):
+        size = depth.shape[axis]
+        pair = torch.minimum(weight.narrow(axis, 1, size - 1), weight.narrow(axis, 0, size - 1))
+        step = residual.narrow(axis, 1, size - 1) - residual.narrow(axis, 0, size - 1)
+        loss = loss + gradient_weight * weighted_mean(step.abs(), pair)
+    return loss
