@@ -1,0 +1,152 @@
+"""The splats' parameters: how they start, and what the rasteriser is given.
+
+Parameters are stored raw under Splatfacto's six names, so that Nerfstudio's export and viewer accept them: `means`
+[N, 3], `scales` [N, 3] (log; the third is the surfel's thin axis, constant), `quats` [N, 4] (wxyz, any norm),
+`features_dc` [N, 3], `features_rest` [N, K - 1, 3], `opacities` [N, 1] (logit).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from genfusion_ns.cameras import Camera, pixel_rays
+from genfusion_ns.errors import UserError
+from genfusion_ns.geometry import focus_point, positions
+from genfusion_ns.seeding import generator
+
+log = logging.getLogger(__name__)
+
+PARAMETER_NAMES = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
+SH_C0 = 0.28209479177387814
+THICKNESS = 1e-6
+"""World units. Viewers of exported 3D Gaussians need a third scale; 2D Gaussian Splatting itself ignores it."""
+
+
+class Splats(NamedTuple):
+    """What a rasteriser takes."""
+
+    means: Tensor
+    """[N, 3] world."""
+    quats: Tensor
+    """[N, 4] wxyz, any non-zero norm."""
+    scales: Tensor
+    """[N, 3] world units, > 0."""
+    opacities: Tensor
+    """[N] in (0, 1)."""
+    sh: Tensor
+    """[N, K, 3] spherical-harmonics coefficients."""
+
+
+def activate(params: Mapping[str, Tensor]) -> Splats:
+    """Raw parameters as the rasteriser takes them; differentiable."""
+    sh = torch.cat([params["features_dc"][:, None], params["features_rest"]], dim=1)
+    opacities = torch.sigmoid(params["opacities"])[:, 0]
+    return Splats(params["means"], params["quats"], torch.exp(params["scales"]), opacities, sh)
+
+
+def init_gaussians(
+    xyz: Tensor,
+    rgb: Tensor,
+    sh_degree: int,
+    *,
+    seed: int = 0,
+    opacity: float = 0.1,
+    max_scale: float = math.inf,
+    fallback_scale: float = 0.01,
+) -> dict[str, Tensor]:
+    """Raw parameters of one splat per point, as in 3DGS; turned uniformly at random.
+
+    A splat's size is the root mean square of the distances to its three nearest neighbours, kept between 1/1000 of
+    the median size and `max_scale`. Points with a coordinate that is not finite are dropped, with a warning.
+
+    Args:
+        xyz: [N, 3] world.
+        rgb: [N, 3] in [0, 1]; what is not finite becomes grey.
+        fallback_scale: size where neighbours cannot tell: a single point, or all at one place.
+
+    Raises:
+        UserError: no usable point is left (`random_points_in_view` makes some).
+    """
+    usable = xyz.isfinite().all(dim=-1)
+    if not bool(usable.any()):
+        raise UserError(
+            f"found {len(xyz)} initial points, none of them finite; expected at least 1. Check the scene's point cloud "
+            "(ply_file_path in transforms.json), or start from points sampled in the training views."
+        )
+    if not bool(usable.all()):
+        log.warning("dropped %d of %d initial points: not finite", int((~usable).sum()), len(xyz))
+    xyz, rgb = xyz[usable].float().cpu(), rgb[usable].float().cpu().nan_to_num(0.5, 0.5, 0.5).clamp(0, 1)
+    n = len(xyz)
+    size = neighbour_distance(xyz, fallback_scale).clamp_max(max_scale)
+    scales = torch.log(size)[:, None].repeat(1, 3)
+    scales[:, 2] = math.log(THICKNESS)
+    return {
+        "means": xyz.clone(),
+        "scales": scales,
+        "quats": random_rotations(n, seed),
+        "features_dc": (rgb - 0.5) / SH_C0,
+        "features_rest": torch.zeros(n, (sh_degree + 1) ** 2 - 1, 3),
+        "opacities": torch.full((n, 1), math.log(opacity / (1 - opacity))),
+    }
+
+
+def neighbour_distance(xyz: Tensor, fallback: float) -> Tensor:
+    """[N] root mean square distance to the three nearest neighbours (or as many as there are).
+
+    At least 1/1000 of the median, so that coincident points stay visible; `fallback` where nothing has a distance.
+    """
+    neighbours = min(3, len(xyz) - 1)
+    if neighbours < 1:
+        return torch.full((len(xyz),), fallback)
+    points = xyz.double().numpy()
+    distance, _ = cKDTree(points).query(points, k=neighbours + 1)
+    size = torch.from_numpy(np.sqrt((distance[:, 1:] ** 2).mean(axis=1))).float()
+    apart = size[size > 0]
+    if not len(apart):
+        return torch.full((len(xyz),), fallback)
+    return size.clamp_min(1e-3 * float(apart.median()))
+
+
+def random_rotations(n: int, seed: int) -> Tensor:
+    """[n, 4] unit quaternions (wxyz), uniform over rotations: normalised Gaussian samples (Shoemake 1992)."""
+    quats = torch.randn(n, 4, generator=generator(seed, "rotations"))
+    return torch.nn.functional.normalize(quats, dim=-1)
+
+
+def random_points_in_view(
+    cameras: Sequence[Camera], n: int, seed: int, near: float | None = None, far: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Grey points inside the views' frusta, for scenes without a point cloud.
+
+    Each view in turn gets a uniform pixel and a depth whose logarithm is uniform in [near, far]; by default from 0.3
+    to 3 times the median distance of the cameras from the point that they look at.
+
+    Returns:
+        xyz [n, 3] and rgb [n, 3], all 0.5.
+
+    Raises:
+        UserError: there is no camera.
+    """
+    if not cameras:
+        raise UserError("found no camera to sample initial points for; expected at least 1 training view.")
+    distance = float((positions(cameras) - focus_point(cameras)).norm(dim=-1).median())
+    low, high = near or 0.3 * distance, far or 3.0 * distance
+    random = torch.rand(n, 3, generator=generator(seed, "points in view"))
+    depth = low * (high / low) ** random[:, 2]
+    xyz = torch.empty(n, 3)
+    for i, camera in enumerate(cameras):
+        rows = slice(i, None, len(cameras))
+        corner, opposite = pixel_rays(camera)[0, 0].cpu(), pixel_rays(camera)[-1, -1].cpu()
+        rays = torch.ones(len(xyz[rows]), 3)
+        rays[:, :2] = corner[:2] + random[rows, :2] * (opposite - corner)[:2]
+        c2w = camera.c2w.cpu()
+        xyz[rows] = (rays * depth[rows, None]) @ c2w[:3, :3].T.float() + c2w[:3, 3].float()
+    return xyz, torch.full((n, 3), 0.5)
