@@ -1,0 +1,88 @@
+"""Checks of image files: each photo is decoded once, and everything that is wrong with it is said in words."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+PhotoFault = Literal["missing", "unreadable", "size", "rotated", "deep"]
+
+# What Pillow calls 16-bit and float images.
+_DEEP_MODES = ("I", "F")
+
+
+@dataclass(frozen=True)
+class PhotoCheck:
+    """What one image file holds."""
+
+    fault: PhotoFault | None = None
+    """Why the photo can't be used, None where it can."""
+    found: str = ""
+    """The fault's value in words."""
+    size: tuple[int, int] = (0, 0)
+    """Width and height as stored; zeros where the file can't be read."""
+    has_alpha: bool = False
+    orientation: int = 1
+    """EXIF orientation, 1 = as stored, 5-8 = a quarter turn."""
+
+
+def check_photos(paths: Sequence[Path], sizes: Sequence[tuple[int, int]] | None = None) -> list[PhotoCheck]:
+    """Decode every file of `paths`; `sizes` are the widths and heights that the intrinsics belong to."""
+    expected = list(sizes) if sizes is not None else [None] * len(paths)
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(check_photo, paths, expected))
+
+
+def check_photo(path: Path, expected: tuple[int, int] | None = None) -> PhotoCheck:
+    """Decode one file and name its first fault: missing, unreadable, 16-bit, or not of the `expected` size."""
+    path = Path(path)
+    if not path.is_file():
+        return PhotoCheck("missing", "there is no such file")
+    if path.stat().st_size == 0:
+        return PhotoCheck("unreadable", "the file is empty")
+    try:
+        with Image.open(path) as image:
+            size, mode, orientation = image.size, image.mode, _orientation(image)
+            has_alpha = mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+            # A draft is decoded at an eighth of the size from all of the file's bytes: cheap, and truncation shows.
+            image.draft("RGB", (max(size[0] // 8, 1), max(size[1] // 8, 1)))
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return PhotoCheck("unreadable", _reason(error))
+    check = PhotoCheck(size=size, has_alpha=has_alpha, orientation=orientation)
+    if mode.startswith(_DEEP_MODES):
+        return _faulty(check, "deep", f"its pixels are of mode {mode}")
+    return check if expected is None or size == expected else _wrong_size(check, expected)
+
+
+def _wrong_size(check: PhotoCheck, expected: tuple[int, int]) -> PhotoCheck:
+    width, height = check.size
+    text = f"it has {width}x{height} pixels, its intrinsics are for {expected[0]}x{expected[1]}"
+    if check.orientation >= 5 and (height, width) == expected:
+        return _faulty(
+            check, "rotated", f"{text}, and its EXIF orientation {check.orientation} turns it by a quarter"
+        )
+    return _faulty(check, "size", text)
+
+
+def _faulty(check: PhotoCheck, fault: PhotoFault, found: str) -> PhotoCheck:
+    return PhotoCheck(fault, found, check.size, check.has_alpha, check.orientation)
+
+
+def _orientation(image: Image.Image) -> int:
+    value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _reason(error: Exception) -> str:
+    if "truncated" in str(error).lower():
+        return f"the file is truncated ({error})"
+    if isinstance(error, UnidentifiedImageError):
+        return "it is in no image format that Pillow knows"
+    return f"it can't be decoded ({type(error).__name__}: {error})"

@@ -1,0 +1,180 @@
+"""Which photos are trained on, and which are held out.
+
+Indices always count the file-name-sorted list of all photos of the capture, the order of `transforms.json` as
+Nerfstudio reads it and the order that `train_test_split_{n}.json` means.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from genfusion_ns.data.views import FloatArray
+from genfusion_ns.errors import UserError
+
+HOLD_OUT_EVERY = 8
+"""Every eighth photo is held out, as in Mip-NeRF 360's and LLFF's protocols."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Training and held-out photos, by index in the file-name-sorted list."""
+
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+
+    @property
+    def shares_views(self) -> bool:
+        """Whether a held-out photo is also trained on (only in captures of two photos)."""
+        return bool(set(self.train) & set(self.test))
+
+
+def every_kth_split(count: int, k: int = HOLD_OUT_EVERY) -> Split:
+    """Photos 0, k, 2k, … are held out, the others train.
+
+    Three photos give one held out and two that train. Two photos both train, and the first is also the held-out one
+    (Nerfstudio's commands need one): see `Split.shares_views`.
+
+    Raises:
+        UserError: fewer than two photos, or k < 2.
+    """
+    if count < 2:
+        raise UserError(
+            f"Found {count} usable photos; training needs at least 2, seen from different places. Add photos."
+        )
+    if k < 2:
+        raise UserError(
+            f"Found hold-out interval {k}; expected 2 or more, so that photos remain to train on."
+        )
+    test = tuple(range(0, count, k))
+    train = tuple(index for index in range(count) if index % k)
+    return Split(train, test) if len(train) >= 2 else Split(tuple(range(count)), test)
+
+
+def load_split(scene: Path, n: int, count: int) -> Split:
+    """Read `train_test_split_{n}.json` in `scene`; `count` is the number of photos of the whole capture.
+
+    Raises:
+        UserError: no such file, not JSON, indices out of range, listed twice, or both trained on and held out.
+    """
+    path = split_file(scene, n)
+    if not path.is_file():
+        raise UserError(
+            f"Found no {path.name} in {scene}. Expected a file with the lists train_ids and test_ids (indices into the "
+            f"photos sorted by name). Write one, or let {n} evenly spread views be chosen."
+        )
+    try:
+        lists = json.loads(path.read_text())
+        train, test = (tuple(_index(value) for value in lists[key]) for key in ("train_ids", "test_ids"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f'{path} is not a split ({type(error).__name__}: {error}). Expected {{"train_ids": [4, 17, 38], '
+            '"test_ids": [0, 8, 16]}, whole numbers only. Mend or delete the file.'
+        ) from error
+    _check(train, test, n, count, path)
+    return Split(train, test)
+
+
+def split_file(scene: Path, n: int) -> Path:
+    """Where `load_split` looks."""
+    return Path(scene) / f"train_test_split_{n}.json"
+
+
+def sparse_split(scene: Path, n: int, c2w: FloatArray) -> Split:
+    """`n` training views: those of `train_test_split_{n}.json` where the scene has one, else evenly spread ones.
+
+    Args:
+        c2w: [M, 4, 4] camera-to-world of all photos in file-name order (OpenGL or OpenCV axes alike).
+    """
+    if split_file(scene, n).is_file():
+        return load_split(scene, n, len(c2w))
+    held_out = every_kth_split(len(c2w))
+    return Split(spread_views(c2w, n, held_out.train), held_out.test)
+
+
+def spread_views(c2w: FloatArray, n: int, candidates: Sequence[int]) -> tuple[int, ...]:
+    """`n` of the candidate views, evenly spread: the k-medoids of camera position and viewing direction.
+
+    Views are points in R^6, the position (centred, divided by its root-mean-square radius) beside the unit viewing
+    direction. The medoids start as a farthest-point sample and are improved by swaps until the summed distance of all
+    candidates to their nearest medoid falls no more (Kaufman & Rousseeuw's PAM), so the result is deterministic.
+
+    Raises:
+        UserError: n is not between 2 and the number of candidates.
+    """
+    if not 2 <= n <= len(candidates):
+        raise UserError(
+            f"Asked for {n} training views; expected 2 to {len(candidates)}, the photos that are not held out. "
+            "Ask for another number, or add photos."
+        )
+    distance = _view_distances(np.asarray(c2w, dtype=np.float64)[list(candidates)])
+    chosen = _swap_until_best(distance, _farthest_points(distance, n))
+    return tuple(sorted(int(candidates[index]) for index in chosen))
+
+
+def _view_distances(c2w: FloatArray) -> FloatArray:
+    """[C, C] distances between views in position and direction."""
+    position = c2w[:, :3, 3] - c2w[:, :3, 3].mean(axis=0)
+    radius = np.sqrt((position**2).sum(axis=1).mean())
+    # The sign of the z axis (OpenGL looks along -z) cancels in differences.
+    features = np.concatenate([position / max(radius, 1e-12), c2w[:, :3, 2]], axis=1)
+    return np.linalg.norm(features[:, None] - features[None], axis=-1)
+
+
+def _farthest_points(distance: FloatArray, n: int) -> list[int]:
+    """Start at the medoid, then always the view that is farthest from those chosen."""
+    chosen = [int(distance.sum(axis=1).argmin())]
+    while len(chosen) < n:
+        gap = distance[:, chosen].min(axis=1)
+        gap[chosen] = -1.0
+        chosen.append(int(gap.argmax()))
+    return chosen
+
+
+def _swap_until_best(distance: FloatArray, chosen: list[int]) -> list[int]:
+    """Swap one medoid for the best other view while that lowers the summed distance."""
+    chosen = list(chosen)
+    cost = distance[:, chosen].min(axis=1).sum()
+    while True:
+        best = (cost - 1e-9, -1, -1)
+        for place in range(len(chosen)):
+            others = distance[:, chosen[:place] + chosen[place + 1 :]]
+            rest = others.min(axis=1) if others.size else np.full(len(distance), np.inf)
+            swapped = np.minimum(rest[:, None], distance).sum(axis=0)
+            view = int(swapped.argmin())
+            best = min(best, (float(swapped[view]), place, view))
+        if best[1] < 0:
+            return chosen
+        cost, chosen[best[1]] = best[0], best[2]
+
+
+def _index(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{value!r} is no whole number")
+    return value
+
+
+def _check(train: tuple[int, ...], test: tuple[int, ...], n: int, count: int, path: Path) -> None:
+    faults = []
+    outside = sorted({index for index in train + test if not 0 <= index < count})
+    if outside:
+        faults.append(f"indices {outside} lie outside 0 to {count - 1} (the scene has {count} photos)")
+    both = sorted(set(train) & set(test))
+    if both:
+        faults.append(f"photos {both} are both trained on and held out")
+    twice = sorted({index for ids in (train, test) for index in ids if ids.count(index) > 1})
+    if twice:
+        faults.append(f"photos {twice} are listed twice")
+    if len(train) != n or n < 2:
+        faults.append(f"train_ids has {len(train)} entries where the name says {n} (at least 2 are needed)")
+    if not test:
+        faults.append("test_ids is empty, so nothing could be evaluated")
+    if faults:
+        raise UserError(
+            f"{path} does not fit this scene: {'; '.join(faults)}. Mend the file (indices count the photos sorted by "
+            "name, from 0) or delete it to have evenly spread views chosen."
+        )

@@ -1,0 +1,262 @@
+"""Validation at the door: everything that is wrong with a scene, found before training and said in one message.
+
+Faults of single photos (missing, truncated, 16-bit, of the wrong size) are skipped while they are few. Faults of poses
+and intrinsics are never skipped: they mean that the tool that wrote them, or the conversion, went wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from genfusion_ns.data.photos import PhotoCheck, check_photos
+from genfusion_ns.data.views import FloatArray, IntArray
+from genfusion_ns.errors import UserError
+
+ORTHONORMAL_TOLERANCE = 1e-3
+"""Largest entry of R^T R - 1 that passes; float32 files stay below 1e-6, six-digit text files below 1e-5."""
+SAME_POSE_TOLERANCE = 1e-7
+"""Poses that differ by less (rotation entries; positions relative to the scene) are called identical."""
+
+
+@dataclass
+class SceneReport:
+    """What `validate_scene` found in a scene that can be used."""
+
+    keep: list[int]
+    """Indices of the views to use."""
+    notes: list[str] = field(default_factory=list)
+    """Warnings, one per line, for the caller to log."""
+
+    def skipped(self, count: int) -> list[int]:
+        """Those of `count` views that are not kept."""
+        return sorted(set(range(count)) - set(self.keep))
+
+
+@dataclass(frozen=True)
+class _Group:
+    """All offenders of one kind."""
+
+    title: str
+    """What was expected."""
+    advice: str
+    """What to do."""
+    lines: list[str]
+    """Each offender with the value found."""
+
+    def text(self) -> str:
+        return "\n".join([f"{self.title}:", *(f"  {line}" for line in self.lines), f"  -> {self.advice}"])
+
+
+def validate_scene(
+    image_paths: Sequence[Path],
+    c2w: FloatArray,
+    K: FloatArray,
+    widths: IntArray,
+    heights: IntArray,
+    *,
+    kept_share: float = 0.95,
+    scene: str = "The scene",
+) -> SceneReport:
+    """Check photos, poses and intrinsics of M views; list every offender once.
+
+    Args:
+        image_paths: M image files.
+        c2w: [M, 3|4, 4] camera-to-world, OpenGL or OpenCV axes.
+        K: [M, 3, 3] intrinsics in pixels.
+        widths: [M] image widths for which `K` holds, in pixels.
+        heights: [M] image heights, likewise.
+        kept_share: broken photos are skipped while at least this share of the photos remains.
+        scene: what to call the scene in messages.
+
+    Raises:
+        UserError: too many broken photos, or any broken pose or intrinsics, or fewer than two views.
+    """
+    names = _short_names(image_paths)
+    poses = np.asarray(c2w, dtype=np.float64)
+    K = np.asarray(K, dtype=np.float64)
+    sizes = [(int(width), int(height)) for width, height in zip(widths, heights, strict=True)]
+    checks = check_photos(image_paths, sizes)
+    broken = [index for index, check in enumerate(checks) if check.fault is not None]
+    groups = _camera_groups(names, poses, K)
+    photos = _photo_groups(names, checks)
+    if len(broken) > (1.0 - kept_share) * len(names) + 1e-9:
+        groups = photos + groups
+    keep = sorted(set(range(len(names))) - set(broken))
+    if len(names) < 2 or (not groups and len(keep) < 2):
+        groups.append(_too_few(names, keep))
+    if groups:
+        head = f"{scene} can't be used as it is; {sum(len(group.lines) for group in groups)} problems were found."
+        raise UserError("\n".join([head, *(group.text() for group in groups)]))
+    return SceneReport(keep, _notes(names, checks, photos))
+
+
+def no_scene_error(folder: Path, searched: Sequence[Path]) -> UserError:
+    """The error for a folder in which there is neither a `transforms.json` nor a COLMAP model.
+
+    Args:
+        folder: what the user gave as data.
+        searched: the files and folders that were looked for.
+    """
+    places = ", ".join(str(path) for path in searched)
+    what = "holds no posed photos" if Path(folder).is_dir() else "is not a folder"
+    return UserError(
+        f"{folder} {what}: expected one of {places}. To pose a folder of photos, run "
+        "`genfusion-prepare --images PHOTOS --output SCENE` (needs nothing else), or Nerfstudio's "
+        "`ns-process-data images --data PHOTOS --output-dir SCENE` (needs COLMAP and ffmpeg); then give SCENE as --data."
+    )
+
+
+def _camera_groups(names: list[str], poses: FloatArray, K: FloatArray) -> list[_Group]:
+    """Faults of poses and intrinsics; a view with NaN or Inf is listed for that alone."""
+    finite = np.isfinite(poses).all(axis=(1, 2)) & np.isfinite(K).all(axis=(1, 2))
+    rotation = np.where(finite[:, None, None], poses[:, :3, :3], np.eye(3))
+    error = np.abs(rotation.transpose(0, 2, 1) @ rotation - np.eye(3)).max(axis=(1, 2))
+    determinant = np.linalg.det(rotation)
+    focal = np.where(finite[:, None], K[:, [0, 1], [0, 1]], 1.0)
+    skewed = error > ORTHONORMAL_TOLERANCE
+    groups = [
+        _Group(
+            "Poses and intrinsics must be finite numbers",
+            "drop these frames or export the poses again",
+            [f"{names[i]}: {_first_bad(poses[i], K[i])}" for i in np.flatnonzero(~finite)],
+        ),
+        _Group(
+            "The rotation of a pose must be orthonormal (no scale, no shear)",
+            "divide the rotation's columns by their lengths, or export the poses again",
+            [
+                f"{names[i]}: R^T R is off from 1 by {error[i]:.3g}, det R = {determinant[i]:.4g}"
+                for i in np.flatnonzero(skewed)
+            ],
+        ),
+        _Group(
+            "The rotation of a pose must be right-handed (det R = +1)",
+            "the poses were mirrored on the way, usually by negating one axis: negate two, or swap an axis back",
+            [
+                f"{names[i]}: det R = {determinant[i]:.4g}"
+                for i in np.flatnonzero(~skewed & (determinant < 0))
+            ],
+        ),
+        _Group(
+            "Focal lengths must be positive, in pixels",
+            "write the calibrated fl_x and fl_y into transforms.json",
+            [
+                f"{names[i]}: fx = {focal[i, 0]:g}, fy = {focal[i, 1]:g}"
+                for i in np.flatnonzero((focal <= 0).any(axis=1))
+            ],
+        ),
+        _Group(
+            "Two photos can't share one pose",
+            "drop duplicates; frames that were never registered often carry a placeholder pose and must go too",
+            _identical(names, poses, np.flatnonzero(finite)),
+        ),
+    ]
+    return [group for group in groups if group.lines]
+
+
+def _identical(names: list[str], poses: FloatArray, candidates: IntArray) -> list[str]:
+    """One line per set of views with the same pose."""
+    if len(candidates) < 2:
+        return []
+    position = poses[candidates, :3, 3]
+    extent = max(float(np.linalg.norm(position - position.mean(axis=0), axis=1).max()), 1e-12)
+    key = np.concatenate([poses[candidates, :3, :3].reshape(-1, 9), position / extent], axis=1)
+    _, first, member = np.unique(
+        np.round(key / SAME_POSE_TOLERANCE).astype(np.int64), axis=0, return_index=True, return_inverse=True
+    )
+    lines = []
+    for group in np.argsort(first):
+        views = candidates[np.flatnonzero(member.reshape(-1) == group)]
+        if len(views) > 1:
+            place = ", ".join(f"{value:.4g}" for value in poses[views[0], :3, 3])
+            lines.append(f"{', '.join(names[i] for i in views)}: all at ({place}) with the same rotation")
+    return lines
+
+
+_PHOTO_KINDS = {
+    "missing": ("Photos must exist", "restore the files, or drop their frames from transforms.json"),
+    "unreadable": (
+        "Photos must be complete, readable images",
+        "copy or export them again, or drop their frames",
+    ),
+    "deep": (
+        "Photos must have 8 bits per channel",
+        "convert them, for instance with ImageMagick: magick mogrify -depth 8 -type TrueColor images/*.png",
+    ),
+    "rotated": (
+        "Photos must be stored upright for their intrinsics, not turned by an EXIF tag",
+        "bake the rotation in (magick mogrify -auto-orient images/*.jpg), or pose the photos again with "
+        "genfusion-prepare, which does it",
+    ),
+    "size": (
+        "Photos must have the size that their intrinsics are for (they are never resized to another aspect)",
+        "give the photos that the poses were made from, or set w, h, fl_x, fl_y, cx, cy for these",
+    ),
+}
+
+
+def _photo_groups(names: list[str], checks: list[PhotoCheck]) -> list[_Group]:
+    groups = []
+    for fault, (title, advice) in _PHOTO_KINDS.items():
+        lines = [
+            f"{name}: {check.found}"
+            for name, check in zip(names, checks, strict=True)
+            if check.fault == fault
+        ]
+        if lines:
+            groups.append(_Group(title, advice, lines))
+    return groups
+
+
+def _too_few(names: list[str], keep: list[int]) -> _Group:
+    return _Group(
+        "At least 2 photos from different places are needed",
+        "add photos",
+        [f"found {len(keep)} usable of {len(names)} listed"],
+    )
+
+
+def _notes(names: list[str], checks: list[PhotoCheck], skipped: list[_Group]) -> list[str]:
+    notes = [f"skipping {len(group.lines)} of {len(names)} photos. {group.text()}" for group in skipped]
+    alpha = [name for name, check in zip(names, checks, strict=True) if check.has_alpha]
+    if alpha:
+        notes.append(
+            f"{_some(alpha)}: found an alpha channel; transparent parts are blended with the background colour."
+        )
+    turned = [
+        name
+        for name, check in zip(names, checks, strict=True)
+        if check.fault is None and check.orientation != 1
+    ]
+    if turned:
+        notes.append(
+            f"{_some(turned)}: found an EXIF orientation tag. Pixels are used as they are stored, which is right if the "
+            "poses were made from the stored pixels; if training fails, bake the rotation in and pose the photos again."
+        )
+    return notes
+
+
+def _some(names: list[str], limit: int = 5) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _first_bad(pose: FloatArray, K: FloatArray) -> str:
+    for what, matrix in (("pose", pose), ("intrinsics", K)):
+        bad = np.argwhere(~np.isfinite(matrix))
+        if len(bad):
+            row, column = bad[0]
+            return f"{what} entry [{row}, {column}] is {matrix[row, column]}"
+    return ""
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """Paths without the folders that all of them share but the last."""
+    paths = [Path(path) for path in paths]
+    parents = {path.parent for path in paths}
+    if len(parents) == 1:
+        return [f"{path.parent.name}/{path.name}" for path in paths]
+    return [str(path) for path in paths]
