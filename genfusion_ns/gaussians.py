@@ -121,6 +121,12 @@ def random_rotations(n: int, seed: int) -> Tensor:
     return torch.nn.functional.normalize(quats, dim=-1)
 
 
+def random_points(n: int, half_side: float, seed: int) -> tuple[Tensor, Tensor]:
+    """xyz [n, 3] uniform in the cube [-half_side, half_side]^3, and grey rgb [n, 3]."""
+    xyz = (torch.rand(n, 3, generator=generator(seed, "points in cube")) * 2.0 - 1.0) * half_side
+    return xyz, torch.full((n, 3), 0.5)
+
+
 def random_points_in_view(
     cameras: Sequence[Camera], n: int, seed: int, near: float | None = None, far: float | None = None
 ) -> tuple[Tensor, Tensor]:

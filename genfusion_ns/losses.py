@@ -24,6 +24,11 @@ def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
     return (values * weight).sum() / (weight.sum() * values.shape[-1]).clamp_min(1e-8)
 
 
+def psnr(pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Peak signal-to-noise ratio in dB of images in [0, 1]; infinite where they are equal."""
+    return -10.0 * torch.log10(weighted_mean((pred - target) ** 2, weight))
+
+
 @functools.cache
 def _kernel(channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """[C, 1, 11, 1] Gaussian column, sums to 1."""
