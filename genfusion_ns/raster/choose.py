@@ -1,0 +1,22 @@
+"""Which rasteriser to use: chosen once per run, and said in the log."""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal
+
+import torch
+
+from genfusion_ns.raster.api import Rasterizer
+from genfusion_ns.raster.torch_reference import TorchRasterizer
+
+Backend = Literal["auto", "gsplat", "numba", "torch"]
+
+logger = logging.getLogger(__name__)
+
+
+def choose_rasterizer(name: Backend = "auto", device: torch.device | str = "cpu") -> Rasterizer:
+    """The rasteriser for `device`."""
+    rasterizer = TorchRasterizer()
+    logger.info("Rasteriser: %s on %s.", rasterizer.name, device)
+    return rasterizer
