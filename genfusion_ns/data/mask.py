@@ -44,9 +44,7 @@ def fixed_window(width: int, height: int, corner: Corner = "top-left") -> Window
     half = _half(width, height)
     vertical, _, horizontal = corner.partition("-")
     if vertical not in ("top", "bottom") or horizontal not in ("left", "right"):
-        raise UserError(
-            f"Found window corner {corner!r}; expected top-left, top-right, bottom-left or bottom-right."
-        )
+        raise UserError(f"Found window corner {corner!r}; expected top-left, top-right, bottom-left or bottom-right.")
     x = width - half[0] if horizontal == "right" else 0
     y = height - half[1] if vertical == "bottom" else 0
     return Window(x, y, *half)

@@ -65,9 +65,7 @@ def _wrong_size(check: PhotoCheck, expected: tuple[int, int]) -> PhotoCheck:
     width, height = check.size
     text = f"it has {width}x{height} pixels, its intrinsics are for {expected[0]}x{expected[1]}"
     if check.orientation >= 5 and (height, width) == expected:
-        return _faulty(
-            check, "rotated", f"{text}, and its EXIF orientation {check.orientation} turns it by a quarter"
-        )
+        return _faulty(check, "rotated", f"{text}, and its EXIF orientation {check.orientation} turns it by a quarter")
     return _faulty(check, "size", text)
 
 

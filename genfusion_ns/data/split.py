@@ -24,20 +24,20 @@ HOLD_OUT_EVERY = 8
 class Split:
     """Training and held-out photos, by index in the file-name-sorted list."""
 
-    train: tuple[int, ...]
-    test: tuple[int, ...]
+    train_ids: list[int]
+    test_ids: list[int]
 
     @property
     def shares_views(self) -> bool:
         """Whether a held-out photo is also trained on (only in captures of two photos)."""
-        return bool(set(self.train) & set(self.test))
+        return bool(set(self.train_ids) & set(self.test_ids))
 
 
 def every_kth_split(count: int, k: int = HOLD_OUT_EVERY) -> Split:
-    """Photos 0, k, 2k, … are held out, the others train.
+    """Photos 0, k, 2k, … are held out, the others train; at least one is held out and at least two train.
 
-    Three photos give one held out and two that train. Two photos both train, and the first is also the held-out one
-    (Nerfstudio's commands need one): see `Split.shares_views`.
+    Of two photos both train, and the first is also the held-out one, because Nerfstudio's commands need one: see
+    `Split.shares_views`.
 
     Raises:
         UserError: fewer than two photos, or k < 2.
@@ -47,56 +47,38 @@ def every_kth_split(count: int, k: int = HOLD_OUT_EVERY) -> Split:
             f"Found {count} usable photos; training needs at least 2, seen from different places. Add photos."
         )
     if k < 2:
-        raise UserError(
-            f"Found hold-out interval {k}; expected 2 or more, so that photos remain to train on."
-        )
-    test = tuple(range(0, count, k))
-    train = tuple(index for index in range(count) if index % k)
-    return Split(train, test) if len(train) >= 2 else Split(tuple(range(count)), test)
+        raise UserError(f"Found hold-out interval {k}; expected 2 or more, so that photos remain to train on.")
+    if count == 2:
+        return Split([0, 1], [0])
+    test = list(range(0, count, k))[: count - 2]
+    return Split([index for index in range(count) if index not in test], test)
 
 
-def load_split(scene: Path, n: int, count: int) -> Split:
-    """Read `train_test_split_{n}.json` in `scene`; `count` is the number of photos of the whole capture.
+def load_split(scene: Path, n: int, names: Sequence[str]) -> Split:
+    """Read `train_test_split_{n}.json` in `scene`; `names` are all photos of the capture, sorted by name.
 
     Raises:
         UserError: no such file, not JSON, indices out of range, listed twice, or both trained on and held out.
     """
-    path = split_file(scene, n)
+    path = Path(scene) / f"train_test_split_{n}.json"
     if not path.is_file():
         raise UserError(
-            f"Found no {path.name} in {scene}. Expected a file with the lists train_ids and test_ids (indices into the "
-            f"photos sorted by name). Write one, or let {n} evenly spread views be chosen."
+            f"Found no {path.name} in {scene}. Expected a file with the lists train_ids and test_ids (indices "
+            f"into the photos sorted by name). Write one, or let {n} evenly spread views be chosen."
         )
     try:
-        lists = json.loads(path.read_text())
-        train, test = (tuple(_index(value) for value in lists[key]) for key in ("train_ids", "test_ids"))
+        lists = json.loads(path.read_text(encoding="utf-8"))
+        train, test = ([_index(value) for value in lists[key]] for key in ("train_ids", "test_ids"))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f'{path} is not a split ({type(error).__name__}: {error}). Expected {{"train_ids": [4, 17, 38], '
             '"test_ids": [0, 8, 16]}, whole numbers only. Mend or delete the file.'
         ) from error
-    _check(train, test, n, count, path)
+    _check(train, test, n, names, path)
     return Split(train, test)
 
 
-def split_file(scene: Path, n: int) -> Path:
-    """Where `load_split` looks."""
-    return Path(scene) / f"train_test_split_{n}.json"
-
-
-def sparse_split(scene: Path, n: int, c2w: FloatArray) -> Split:
-    """`n` training views: those of `train_test_split_{n}.json` where the scene has one, else evenly spread ones.
-
-    Args:
-        c2w: [M, 4, 4] camera-to-world of all photos in file-name order (OpenGL or OpenCV axes alike).
-    """
-    if split_file(scene, n).is_file():
-        return load_split(scene, n, len(c2w))
-    held_out = every_kth_split(len(c2w))
-    return Split(spread_views(c2w, n, held_out.train), held_out.test)
-
-
-def spread_views(c2w: FloatArray, n: int, candidates: Sequence[int]) -> tuple[int, ...]:
+def spread_split(c2w: FloatArray, n: int, candidates: Sequence[int]) -> list[int]:
     """`n` of the candidate views, evenly spread: the k-medoids of camera position and viewing direction.
 
     Views are points in R^6, the position (centred, divided by its root-mean-square radius) beside the unit viewing
@@ -113,7 +95,7 @@ def spread_views(c2w: FloatArray, n: int, candidates: Sequence[int]) -> tuple[in
         )
     distance = _view_distances(np.asarray(c2w, dtype=np.float64)[list(candidates)])
     chosen = _swap_until_best(distance, _farthest_points(distance, n))
-    return tuple(sorted(int(candidates[index]) for index in chosen))
+    return sorted(int(candidates[index]) for index in chosen)
 
 
 def _view_distances(c2w: FloatArray) -> FloatArray:
@@ -158,23 +140,23 @@ def _index(value: object) -> int:
     return value
 
 
-def _check(train: tuple[int, ...], test: tuple[int, ...], n: int, count: int, path: Path) -> None:
+def _check(train: list[int], test: list[int], n: int, names: Sequence[str], path: Path) -> None:
     faults = []
-    outside = sorted({index for index in train + test if not 0 <= index < count})
+    outside = sorted({index for index in train + test if not 0 <= index < len(names)})
     if outside:
-        faults.append(f"indices {outside} lie outside 0 to {count - 1} (the scene has {count} photos)")
-    both = sorted(set(train) & set(test))
+        faults.append(f"indices {outside} lie outside 0 to {len(names) - 1} (the scene has {len(names)} photos)")
+    both = sorted(set(train) & set(test) - set(outside))
     if both:
-        faults.append(f"photos {both} are both trained on and held out")
+        faults.append(f"{', '.join(f'{i} ({names[i]})' for i in both)}: both trained on and held out")
     twice = sorted({index for ids in (train, test) for index in ids if ids.count(index) > 1})
     if twice:
-        faults.append(f"photos {twice} are listed twice")
+        faults.append(f"indices {twice} are listed twice")
     if len(train) != n or n < 2:
         faults.append(f"train_ids has {len(train)} entries where the name says {n} (at least 2 are needed)")
     if not test:
         faults.append("test_ids is empty, so nothing could be evaluated")
     if faults:
         raise UserError(
-            f"{path} does not fit this scene: {'; '.join(faults)}. Mend the file (indices count the photos sorted by "
-            "name, from 0) or delete it to have evenly spread views chosen."
+            f"{path} does not fit this scene: {'; '.join(faults)}. Mend the file (indices count the photos "
+            "sorted by name, from 0) or delete it to have evenly spread views chosen."
         )

@@ -94,7 +94,7 @@ def validate_scene(
     return SceneReport(keep, _notes(names, checks, photos))
 
 
-def no_scene_error(folder: Path, searched: Sequence[Path]) -> UserError:
+def missing_scene_error(folder: Path, searched: Sequence[Path]) -> UserError:
     """The error for a folder in which there is neither a `transforms.json` nor a COLMAP model.
 
     Args:
@@ -106,13 +106,14 @@ def no_scene_error(folder: Path, searched: Sequence[Path]) -> UserError:
     return UserError(
         f"{folder} {what}: expected one of {places}. To pose a folder of photos, run "
         "`genfusion-prepare --images PHOTOS --output SCENE` (needs nothing else), or Nerfstudio's "
-        "`ns-process-data images --data PHOTOS --output-dir SCENE` (needs COLMAP and ffmpeg); then give SCENE as --data."
+        "`ns-process-data images --data PHOTOS --output-dir SCENE` (needs COLMAP and ffmpeg); then pass --data SCENE."
     )
 
 
 def _camera_groups(names: list[str], poses: FloatArray, K: FloatArray) -> list[_Group]:
     """Faults of poses and intrinsics; a view with NaN or Inf is listed for that alone."""
-    finite = np.isfinite(poses).all(axis=(1, 2)) & np.isfinite(K).all(axis=(1, 2))
+    numbers = np.concatenate([poses.reshape(len(poses), -1), K.reshape(len(K), -1)], axis=1)
+    finite = np.isfinite(numbers).all(axis=1)
     rotation = np.where(finite[:, None, None], poses[:, :3, :3], np.eye(3))
     error = np.abs(rotation.transpose(0, 2, 1) @ rotation - np.eye(3)).max(axis=(1, 2))
     determinant = np.linalg.det(rotation)
@@ -135,10 +136,7 @@ def _camera_groups(names: list[str], poses: FloatArray, K: FloatArray) -> list[_
         _Group(
             "The rotation of a pose must be right-handed (det R = +1)",
             "the poses were mirrored on the way, usually by negating one axis: negate two, or swap an axis back",
-            [
-                f"{names[i]}: det R = {determinant[i]:.4g}"
-                for i in np.flatnonzero(~skewed & (determinant < 0))
-            ],
+            [f"{names[i]}: det R = {determinant[i]:.4g}" for i in np.flatnonzero(~skewed & (determinant < 0))],
         ),
         _Group(
             "Focal lengths must be positive, in pixels",
@@ -201,11 +199,7 @@ _PHOTO_KINDS = {
 def _photo_groups(names: list[str], checks: list[PhotoCheck]) -> list[_Group]:
     groups = []
     for fault, (title, advice) in _PHOTO_KINDS.items():
-        lines = [
-            f"{name}: {check.found}"
-            for name, check in zip(names, checks, strict=True)
-            if check.fault == fault
-        ]
+        lines = [f"{name}: {check.found}" for name, check in zip(names, checks, strict=True) if check.fault == fault]
         if lines:
             groups.append(_Group(title, advice, lines))
     return groups
@@ -226,15 +220,11 @@ def _notes(names: list[str], checks: list[PhotoCheck], skipped: list[_Group]) ->
         notes.append(
             f"{_some(alpha)}: found an alpha channel; transparent parts are blended with the background colour."
         )
-    turned = [
-        name
-        for name, check in zip(names, checks, strict=True)
-        if check.fault is None and check.orientation != 1
-    ]
+    turned = [name for name, check in zip(names, checks, strict=True) if check.fault is None and check.orientation != 1]
     if turned:
         notes.append(
-            f"{_some(turned)}: found an EXIF orientation tag. Pixels are used as they are stored, which is right if the "
-            "poses were made from the stored pixels; if training fails, bake the rotation in and pose the photos again."
+            f"{_some(turned)}: found an EXIF orientation tag. Pixels are used as they are stored, which is right if "
+            "the poses were made from the stored pixels; if training fails, bake the rotation in and pose the photos again."
         )
     return notes
 

@@ -107,9 +107,7 @@ def camera_from_arrays(c2w: FloatArray, K: FloatArray, width: int, height: int) 
     w2c = np.eye(4)
     w2c[:3, :3] = c2w[:3, :3].T
     w2c[:3, 3] = -c2w[:3, :3].T @ c2w[:3, 3]
-    return Camera(
-        torch.from_numpy(w2c), torch.from_numpy(np.array(K, dtype=np.float64)), int(width), int(height)
-    )
+    return Camera(torch.from_numpy(w2c), torch.from_numpy(np.array(K, dtype=np.float64)), int(width), int(height))
 
 
 def find_by_name(names: Sequence[str], wanted: str) -> int | None:
