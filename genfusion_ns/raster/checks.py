@@ -33,7 +33,8 @@ def check_inputs(
         bands = (sh_degree + 1) ** 2
         if colors.dim() != 3 or len(colors) != count or colors.shape[1] < bands or colors.shape[2] != 3:
             raise ValueError(
-                f"colors has shape {list(colors.shape)}, expected [{count}, K, 3] with K >= {bands} for degree {sh_degree}."
+                f"colors has shape {list(colors.shape)}, expected [{count}, K, 3] with K >= {bands} "
+                f"for sh_degree {sh_degree}."
             )
         channels = 3
     if background is not None and tuple(background.shape) != (channels,):

@@ -139,7 +139,7 @@ def spherical_harmonics(degree: int, directions: Tensor) -> Tensor:
 
 
 def shade(means: Tensor, sh: Tensor, degree: int, eye: Tensor) -> Tensor:
-    """Colours [V, 3] = max(SH + 0.5, 0) of splats at `means` [V, 3] with coefficients [V, K, 3], seen from `eye` [3]."""
+    """Colours [V, 3] = max(SH + 0.5, 0) of splats at `means` [V, 3] with coefficients [V, K, 3], seen from `eye`."""
     towards = means - eye
     basis = spherical_harmonics(degree, towards / towards.norm(dim=-1, keepdim=True))
     return (torch.einsum("vk,vkc->vc", basis, sh[:, : basis.shape[-1]]) + 0.5).clamp_min(0)

@@ -31,13 +31,13 @@ def _pixel_alphas(pixels: Tensor, centre: Tensor, pixel_from_disc: Tensor, opaci
     w = pixel_from_disc[:, 2]
     u, v = (pixel_from_disc[:, :2] - origin[:, :, None] * w[:, None]).unbind(1)
     per_x, per_y, constant = torch.linalg.cross(v, w), torch.linalg.cross(w, u), torch.linalg.cross(u, v)
-    dx, dy = (pixels[:, None] - origin).unbind(-1)
+    dx, dy = pixels[:, 0, None] - origin[:, 0], pixels[:, 1, None] - origin[:, 1]
     hit_u, hit_v, hit_w = (dx * per_x[:, i] + dy * per_y[:, i] + constant[:, i] for i in range(3))
     hits = hit_w.abs() > GRAZING
     hit_w = torch.where(hits, hit_w, torch.ones_like(hit_w))
-    on_disc = (hit_u / hit_w) ** 2 + (hit_v / hit_w) ** 2
-    from_centre_x, from_centre_y = (pixels[:, None] - centre).unbind(-1)
-    on_screen = LOW_PASS * (from_centre_x**2 + from_centre_y**2)
+    on_disc = (hit_u / hit_w).square() + (hit_v / hit_w).square()
+    ex, ey = pixels[:, 0, None] - centre[:, 0], pixels[:, 1, None] - centre[:, 1]
+    on_screen = LOW_PASS * (ex.square() + ey.square())
     alpha = (opacity * torch.exp(-0.5 * torch.minimum(on_disc, on_screen))).clamp_max(ALPHA_MAX)
     return torch.where(hits & (alpha >= ALPHA_MIN), alpha, torch.zeros_like(alpha))
 
