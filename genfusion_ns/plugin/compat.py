@@ -1,0 +1,110 @@
+"""What Nerfstudio 1.1.5 breaks for its users, each mended in one place.
+
+Everything here is a work-around for a named fault of that release and can go when the fault goes. It is imported by
+`plugin.config`, hence by every `ns-*` process.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from urllib.error import URLError
+
+import numpy as np
+import torch
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.markup import escape
+from torch import Tensor, nn
+
+from genfusion_ns.errors import UserError
+
+
+def allow_numpy_scalars_in_checkpoints() -> None:
+    """Fault: since torch 2.6 `torch.load` refuses the numpy scalars that Nerfstudio's learning-rate schedulers leave
+    in checkpoints (nerfstudio issue 3683), so that resume, ns-eval, ns-render, ns-viewer and ns-export all fail.
+    Our own checkpoints hold none; this lets old and foreign ones load too, without unpickling anything else."""
+    if not hasattr(torch.serialization, "add_safe_globals"):
+        return  # torch < 2.4 loads without the restriction
+    core = np._core if hasattr(np, "_core") and hasattr(np._core, "multiarray") else np.core
+    torch.serialization.add_safe_globals([core.multiarray.scalar, np.dtype, np.dtypes.Float64DType])
+
+
+def resize_gaussians_in_place(params: nn.ParameterDict, state: Mapping[str, Tensor], prefix: str) -> None:
+    """Fault: SplatfactoModel.load_state_dict replaces its Parameters after the optimisers were built on the old ones,
+    so that a resumed run trains nothing (nerfstudio issue 3554). Resizing `.data` keeps the Parameter objects.
+
+    Args:
+        params: the model's Gaussians, each [N, ...].
+        state: state dict with `prefix + name` for each of them, [M, ...].
+        prefix: what stands before the name in the state dict.
+    """
+    for name, param in params.items():
+        saved = state[prefix + name]
+        param.data = param.data.new_zeros((saved.shape[0], *param.shape[1:]))
+        param.grad = None
+
+
+def usable_image_cache(cache_images: str, device: str | torch.device) -> str:
+    """Fault: `--pipeline.datamanager.cache-images cpu` (also chosen by itself above 500 images) pins memory, which
+    torch refuses without an accelerator. Nerfstudio's "gpu" only means "on the training device"."""
+    return "gpu" if torch.device(device).type == "cpu" else cache_images
+
+
+class LazyLpips:
+    """Fault: torchmetrics downloads LPIPS's backbone as soon as the metric is built, which Nerfstudio does in every
+    model's constructor; offline no model can be made. Here it is built when it is first asked for, outside of the
+    module tree (so that no checkpoint carries it), and left out of the metrics where its weights cannot be had."""
+
+    def __init__(self) -> None:
+        self._metric: nn.Module | None = None
+        self._unavailable = False
+
+    def __call__(self, target: Tensor, image: Tensor) -> float | None:
+        """LPIPS (AlexNet) of two [1, 3, H, W] images in [0, 1]; None where it cannot be computed."""
+        if self._unavailable or min(image.shape[-2:]) < 32:  # AlexNet's pooling needs about 32 pixels
+            return None
+        if self._metric is None:
+            self._metric = self._build(image.device)
+            if self._metric is None:
+                self._unavailable = True
+                return None
+        return float(self._metric(target.clamp(0, 1), image.clamp(0, 1)))
+
+    @staticmethod
+    def _build(device: torch.device) -> nn.Module | None:
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+        try:
+            return LearnedPerceptualImagePatchSimilarity(normalize=True).to(device)
+        except (URLError, OSError) as error:
+            folder = Path(torch.hub.get_dir()) / "checkpoints"
+            CONSOLE.print(
+                f"[yellow]LPIPS is left out:[/] its AlexNet weights could not be had ({escape(str(error))}). To get it "
+                f"offline, put torchvision's alexnet-owt-7be5be79.pth into {folder}."
+            )
+            return None
+
+
+def report_user_errors_without_traceback() -> None:
+    """Fault: the `ns-*` programs show every exception as a traceback. A `UserError` is a message for the user, so it
+    is printed as such and the process exits with status 2; all other exceptions go to the hook that was there."""
+    previous = sys.excepthook
+    if getattr(previous, "_genfusion", False):
+        return
+
+    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if not issubclass(kind, UserError):
+            return previous(kind, error, traceback)
+        CONSOLE.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+    hook._genfusion = True  # type: ignore[attr-defined]
+    sys.excepthook = hook
+
+
+def apply() -> None:
+    """Install the mends that act on the whole process; called once, by `plugin.config`."""
+    allow_numpy_scalars_in_checkpoints()
+    report_user_errors_without_traceback()

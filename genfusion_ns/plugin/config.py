@@ -1,0 +1,76 @@
+"""The methods that `ns-train` lists.
+
+`genfusion` is the GPU preset where there is CUDA and the CPU preset where there is none; `genfusion-gpu` and
+`genfusion-cpu` name them outright. Every value can be overridden on the command line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from nerfstudio.configs.base_config import LoggingConfig, MachineConfig, ViewerConfig
+from nerfstudio.plugins.types import MethodSpecification
+
+from genfusion_ns.densify import GradientDensifier
+from genfusion_ns.plugin import compat
+from genfusion_ns.plugin.datamanager import GenFusionDataManagerConfig
+from genfusion_ns.plugin.dataparser import GenFusionDataParserConfig
+from genfusion_ns.plugin.model import GenFusionModelConfig
+from genfusion_ns.plugin.optimizers import gaussian_optimizers
+from genfusion_ns.plugin.pipeline import GenFusionPipelineConfig
+from genfusion_ns.plugin.trainer import GenFusionTrainerConfig
+
+compat.apply()
+
+SHORT_RUN_DENSIFIER = GradientDensifier(start=500, stop=5000, every=100, reset_every=3000)
+"""3DGS's densifier in the 7,000 steps of our presets (their `reference_iterations`)."""
+
+
+def gpu_config(method_name: str) -> GenFusionTrainerConfig:
+    """Full-size photos, 7,000 steps: the length of the official sparse and masked presets."""
+    return GenFusionTrainerConfig(
+        method_name=method_name,
+        max_num_iterations=7000,
+        steps_per_save=1000,
+        steps_per_eval_batch=0,
+        steps_per_eval_image=500,
+        steps_per_eval_all_images=0,
+        mixed_precision=False,
+        machine=MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu"),
+        pipeline=GenFusionPipelineConfig(
+            datamanager=GenFusionDataManagerConfig(dataparser=GenFusionDataParserConfig()),
+            model=GenFusionModelConfig(densifier=replace(SHORT_RUN_DENSIFIER)),
+        ),
+        optimizers=gaussian_optimizers(),
+        logging=LoggingConfig(steps_per_log=50),
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
+        # "viewer" alone would switch evaluation off.
+        vis="viewer+tensorboard",
+    )
+
+
+def cpu_config(method_name: str) -> GenFusionTrainerConfig:
+    """Small photos, few splats, 2,000 steps: minutes on two cores."""
+    config = gpu_config(method_name)
+    config.max_num_iterations = 2000
+    config.steps_per_save = 500
+    config.machine.device_type = "cpu"
+    config.pipeline.datamanager.max_image_side = 320
+    config.pipeline.datamanager.max_seed_points = 10_000
+    config.pipeline.model.densifier.max_gaussians = 30_000
+    return config
+
+
+def _describe(config: GenFusionTrainerConfig, description: str) -> MethodSpecification:
+    return MethodSpecification(config=config, description=description)
+
+
+_automatic = gpu_config if torch.cuda.is_available() else cpu_config
+
+genfusion = _describe(
+    _automatic("genfusion"),
+    "Too few photos to a clean 2DGS splat; the GPU preset with CUDA, the CPU preset without.",
+)
+genfusion_gpu = _describe(gpu_config("genfusion-gpu"), "GenFusion's full-size preset, whatever the machine.")
+genfusion_cpu = _describe(cpu_config("genfusion-cpu"), "GenFusion's small preset for CPUs: minutes on two cores.")

@@ -1,0 +1,213 @@
+"""The views that a training step sees: captured ones in an order fixed by (seed, step), and the loop's generated ones.
+
+It checks what any dataparser hands over, crops and resizes the photos, finds initial points, owns the loop's state and
+asks for a round every K steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from nerfstudio.configs.dataparser_configs import AnnotatedDataParserUnion
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from genfusion_ns.data.colmap import find_model, read_model
+from genfusion_ns.data.mask import Window, fixed_window, moving_window
+from genfusion_ns.data.points import InitialPoints, PointsMode, initial_points
+from genfusion_ns.data.validate import validate_scene
+from genfusion_ns.data.views import TrainView
+from genfusion_ns.plugin import compat, photos
+from genfusion_ns.plugin.dataparser import GenFusionDataParserConfig, subset
+from genfusion_ns.plugin.views import core_cameras
+from genfusion_ns.seeding import order_index
+
+EVAL_FALLBACK_EVERY = 8
+
+
+@dataclass
+class GenFusionDataManagerConfig(FullImageDatamanagerConfig):
+    """Photos, what of them is seen, where the first splats come from, and the loop."""
+
+    _target: type = field(default_factory=lambda: GenFusionDataManager)
+    """The datamanager class."""
+    dataparser: AnnotatedDataParserUnion = field(default_factory=GenFusionDataParserConfig)
+    """Who reads the scene; any of Nerfstudio's works, ours adds sparse views."""
+    max_image_side: int | None = 1600
+    """Longest side of the photos in training and evaluation, in pixels; time grows with its square. 1,600 is Nerfstudio's."""
+    mask: Literal["none", "fixed", "moving"] = "none"
+    """Train on a quarter of each photo: none; fixed = the top-left quadrant, as the paper's diffusion data; moving = the
+    wandering window of the paper's evaluation. Evaluation always sees full photos."""
+    initial_points: PointsMode = "tracks"
+    """Where the first splats lie: tracks = what the training photos alone can triangulate, completed by samples in their
+    frusta; official = the official code's rule, which leaks geometry from the held-out photos; all = the scene's whole
+    point cloud; random = samples in the frusta only."""
+    max_seed_points: int = 100_000
+    """How many splats to begin with; measured points come first, samples fill up."""
+    seed: int = 42
+    """The order of views and all samples follow from (seed, step)."""
+
+
+class GenFusionDataManager(FullImageDatamanager[InputDataset]):
+    """See `GenFusionDataManagerConfig`."""
+
+    config: GenFusionDataManagerConfig
+
+    def __init__(
+        self,
+        config: GenFusionDataManagerConfig,
+        device: torch.device | str = "cpu",
+        test_mode: Literal["test", "val", "inference"] = "val",
+        world_size: int = 1,
+        local_rank: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        config.cache_images = compat.usable_image_cache(config.cache_images, device)  # type: ignore[assignment]
+        super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
+        config.cache_images = compat.usable_image_cache(config.cache_images, device)  # type: ignore[assignment]
+        if test_mode == "val":
+            self._add_initial_points()
+
+    # -- datasets ------------------------------------------------------------------------------------------------
+
+    def create_train_dataset(self) -> InputDataset:
+        """The training photos, checked; broken ones are left out while they are few."""
+        if self.test_mode == "val":
+            self.train_dataparser_outputs = checked(self.train_dataparser_outputs)
+        return super().create_train_dataset()
+
+    def create_eval_dataset(self) -> InputDataset:
+        """The held-out photos; Nerfstudio's commands need at least one, so training photos stand in for none."""
+        outputs = self.dataparser.get_dataparser_outputs(split=self.test_split)
+        if not outputs.image_filenames:
+            every = list(range(0, len(self.train_dataset), EVAL_FALLBACK_EVERY))
+            CONSOLE.print(
+                f"[yellow]No photo is held out;[/] {len(every)} of the training photos stand in, so evaluation shows fit, "
+                "not quality. Hold some out: --pipeline.datamanager.dataparser.eval-interval 8."
+            )
+            outputs = subset(self.train_dataparser_outputs, every)
+        return self.dataset_type(dataparser_outputs=outputs, scale_factor=self.config.camera_res_scale_factor)
+
+    def _load_images(
+        self, split: Literal["train", "eval"], cache_images_device: Literal["cpu", "gpu"]
+    ) -> list[dict[str, torch.Tensor]]:
+        """Nerfstudio's undistorted photos, then cropped (training only) and reduced to `max_image_side`."""
+        device, self.device = self.device, "cpu"
+        try:
+            cache = super()._load_images(split, "gpu")  # that is: on self.device, here the CPU, unpinned
+        finally:
+            self.device = device
+        dataset = self.train_dataset if split == "train" else self.eval_dataset
+        for i, data in enumerate(cache):
+            window = self._window(i, data["image"]) if split == "train" else None
+            photos.fit_photo(data, dataset.cameras, i, window, self.config.max_image_side)
+            for name in ("image", "mask"):
+                if name in data:
+                    data[name] = data[name].to(device) if cache_images_device == "gpu" else data[name].pin_memory()
+        self.train_cameras = self.train_dataset.cameras.to(device)
+        return cache
+
+    def _window(self, i: int, image: torch.Tensor) -> Window | None:
+        """The part of training photo `i` that is seen, by its place among all photos of the scene."""
+        height, width = image.shape[:2]
+        if self.config.mask == "none":
+            return None
+        if self.config.mask == "fixed":
+            return fixed_window(width, height)
+        return moving_window(self._image_id(i), width, height)
+
+    def _image_id(self, i: int) -> int:
+        """Place of training photo `i` in the name-sorted list of the whole scene."""
+        return self.train_dataparser_outputs.metadata.get("image_ids", range(len(self.train_dataset)))[i]
+
+    # -- initial points ------------------------------------------------------------------------------------------
+
+    def train_views(self) -> list[TrainView]:
+        """The training photos as the core sees them."""
+        cameras = core_cameras(self._cameras_after_loading())
+        files = self.train_dataset.image_filenames
+        return [
+            TrainView(camera, photos.rgb_uint8(data["image"]), str(files[i]), self._image_id(i))
+            for i, (camera, data) in enumerate(zip(cameras, self.cached_train, strict=True))
+        ]
+
+    def _cameras_after_loading(self) -> Cameras:
+        """The training cameras, which belong to the cached photos only once these are loaded."""
+        assert self.cached_train
+        return self.train_dataset.cameras
+
+    def _add_initial_points(self) -> None:
+        """Put the first splats' places into the metadata, where Nerfstudio's pipeline looks for them."""
+        metadata = self.train_dataparser_outputs.metadata
+        data = Path(self.get_datapath())
+        folder = find_model(data.parent if data.suffix else data)
+        cloud = None
+        if "points3D_xyz" in metadata:
+            cloud = metadata["points3D_xyz"].numpy(), metadata["points3D_rgb"].numpy()
+        found = initial_points(
+            self.train_views(),
+            read_model(folder) if folder is not None else None,
+            target=self.config.max_seed_points,
+            mode=self.config.initial_points,
+            cloud=cloud,
+            seed=self.config.seed,
+        )
+        self._log_points(found)
+        metadata["points3D_xyz"] = torch.from_numpy(np.ascontiguousarray(found.xyz))
+        metadata["points3D_rgb"] = torch.from_numpy(np.ascontiguousarray(found.rgb))
+
+    @staticmethod
+    def _log_points(found: InitialPoints) -> None:
+        CONSOLE.print(
+            f"[bold]genfusion:[/] {len(found.xyz):,} initial points, {found.measured:,} measured; {found.source}."
+        )
+        for note in found.notes:
+            CONSOLE.print(f"[yellow]note:[/] {note}")
+
+    # -- views of a step -----------------------------------------------------------------------------------------
+
+    def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
+        """The captured view of a step: every epoch is a fresh permutation, a function of (seed, step) alone."""
+        index = order_index(len(self.cached_train), self.config.seed, step, "captured views")
+        data = dict(self.cached_train[index])
+        data["image"] = data["image"].to(self.device)
+        return self.train_cameras[index : index + 1], data
+
+    def next_eval_image(self, step: int) -> tuple[Cameras, dict[str, Any]]:
+        """One held-out view, in a fixed order too."""
+        index = order_index(len(self.cached_eval), self.config.seed, step, "held-out views")
+        data = dict(self.cached_eval[index])
+        data["image"] = data["image"].to(self.device)
+        return self.eval_dataset.cameras[index : index + 1].to(self.device), data
+
+
+def checked(outputs: DataparserOutputs) -> DataparserOutputs:
+    """The frames whose photos and poses are sound.
+
+    Raises:
+        UserError: what is wrong with the scene, all offenders at once.
+    """
+    cameras = outputs.cameras
+    widths, heights = photos.sizes(cameras)
+    report = validate_scene(
+        outputs.image_filenames,
+        cameras.camera_to_worlds.double().numpy(),
+        photos.intrinsics(cameras),
+        np.array(widths),
+        np.array(heights),
+    )
+    for note in report.notes:
+        CONSOLE.print(f"[yellow]note:[/] {note}")
+    if len(report.keep) == len(outputs.image_filenames):
+        return outputs
+    ids = outputs.metadata.get("image_ids", range(len(outputs.image_filenames)))
+    kept = subset(outputs, report.keep)
+    kept.metadata["image_ids"] = [ids[i] for i in report.keep]
+    return kept

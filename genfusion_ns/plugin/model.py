@@ -1,0 +1,275 @@
+"""2D Gaussian Splatting as a Nerfstudio model.
+
+It is a `SplatfactoModel` because ns-export, the viewer and ns-render ask for one by class; parameters keep its six
+names, everything that renders or trains is replaced.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.models.splatfacto import SplatfactoModel
+from nerfstudio.utils.colors import get_color
+from torch import Tensor
+from torch.nn import Parameter
+from torchmetrics.image import PeakSignalNoiseRatio
+
+from genfusion_ns import losses, schedule
+from genfusion_ns.cameras import Camera
+from genfusion_ns.densify import GradientDensifier
+from genfusion_ns.gaussians import activate, init_gaussians, random_points
+from genfusion_ns.geometry import depth_to_normal
+from genfusion_ns.plugin import compat
+from genfusion_ns.plugin.views import core_camera
+from genfusion_ns.seeding import generator
+from genfusion_ns.raster import choose_rasterizer
+from genfusion_ns.raster.api import Render
+
+
+@dataclass
+class GenFusionModelConfig(ModelConfig):
+    """2DGS: surfels, their losses and their growth. Step numbers count at `reference_iterations` and are scaled with
+    --max-num-iterations."""
+
+    _target: type = field(default_factory=lambda: GenFusionModel)
+    """The model class."""
+    enable_collider: bool = False
+    """Nerfstudio's near/far collider; it works on rays, which splats have none of."""
+    reference_iterations: int = 7000
+    """Length of the run that all step numbers below refer to; 7,000 is the official sparse and masked preset's."""
+    rasterizer: Literal["auto", "gsplat", "numba", "torch"] = "auto"
+    """Who renders: gsplat's CUDA kernels, our CPU kernels, or the readable reference; auto takes the fastest that runs."""
+    near: float = 0.01
+    """Splats closer to the camera than this (scaled world, cameras within +-1) are not drawn; gsplat's default."""
+    sh_degree: int = 3
+    """Highest degree of the view-dependent colour; 0 trains a third faster and looks flatter."""
+    sh_degree_interval: int = 1000
+    """One more degree every so many steps, the papers' schedule."""
+    background_color: Literal["random", "black", "white"] = "random"
+    """Colour behind the splats; random in training makes holes expensive, so that surfaces close (splatfacto's default)."""
+    num_random: int = 20000
+    """Splats to begin with where neither photos nor a point cloud give any."""
+    ssim_lambda: float = 0.2
+    """Weight of 1 - SSIM against L1 in the photo loss; 0.2 in 2DGS, 0.5 in the official sparse preset."""
+    distortion_lambda: float = 1e-2
+    """Weight of the depth distortion, which pulls the splats along a ray together; gsplat's 2DGS value for its L1 form."""
+    distortion_start: int = 1400
+    """First step of the distortion term; it needs a rough surface first."""
+    normal_lambda: float = 0.05
+    """Weight of the agreement between splat normals and the rendered depth's normals; 2DGS's value."""
+    normal_start: int = 2000
+    """First step of the normal term."""
+    depth_ratio: float = 0.0
+    """Which depth the normals and outputs come from: 0 = expected, 1 = median; 2DGS advises 0 for unbounded scenes."""
+    densifier: GradientDensifier = field(default_factory=GradientDensifier)
+    """How splats are added and removed."""
+    camera_optimizer: CameraOptimizerConfig = field(default_factory=lambda: CameraOptimizerConfig(mode="off"))
+    """Kept for Nerfstudio's sake; poses are not optimised."""
+    seed: int = 42
+    """All random numbers of the model follow from (seed, step), so that a resumed run draws the same ones."""
+
+
+class GenFusionModel(SplatfactoModel):
+    """See `GenFusionModelConfig`."""
+
+    config: GenFusionModelConfig  # type: ignore[assignment]
+
+    def populate_modules(self) -> None:
+        """Gaussians from the seed points, metrics, rasteriser; no download and no `.cuda()`."""
+        config = self.config
+        if self.seed_points is not None and self.seed_points[0].shape[0] > 0:
+            xyz, rgb = self.seed_points[0], self.seed_points[1].float() / 255.0
+        else:
+            xyz, rgb = random_points(config.num_random, half_side=1.0, seed=config.seed)
+        initial = init_gaussians(xyz, rgb, sh_degree=config.sh_degree, seed=config.seed)
+        self.gauss_params = torch.nn.ParameterDict({name: Parameter(value) for name, value in initial.items()})
+        self.camera_optimizer = config.camera_optimizer.setup(num_cameras=self.num_train_data, device="cpu")
+        self.psnr = PeakSignalNoiseRatio(data_range=1.0)
+        self.lpips = compat.LazyLpips()
+        self.step = 0
+        self.crop_box = None
+        # Behind renders only, never behind training views; the viewer may set its own.
+        self.background_color = torch.zeros(3) if config.background_color == "random" else get_color(config.background_color)
+        self.run_length = config.reference_iterations
+        self.densifier = config.densifier
+        # Unit of length for the densifier; the pipeline, which knows the cameras, sets it.
+        self.scene_extent = 1.0
+        self.densifier_state = config.densifier.initialize_state(self.num_points)
+        self._rasterizer = None
+        self._observed: list[Render] = []
+
+    # -- what the trainer and the pipeline need --------------------------------------------------------------------
+
+    @property
+    def rasterizer(self) -> Any:
+        """The rasteriser, chosen once, when the device is known."""
+        if self._rasterizer is None:
+            self._rasterizer = choose_rasterizer(self.config.rasterizer, self.device)
+        return self._rasterizer
+
+    def set_run_length(self, max_num_iterations: int) -> None:
+        """Scale all step numbers of the config to a run of so many steps."""
+        self.run_length = max_num_iterations
+        self.densifier = self.config.densifier.scaled_to(max_num_iterations, self.config.reference_iterations)
+
+    def scaled(self, steps: int) -> int:
+        """A step number of the config in this run's steps."""
+        return schedule.scaled(steps, self.run_length, self.config.reference_iterations)
+
+    def discard_observations(self) -> None:
+        """Forget this step's renders, so that a bad gradient never reaches the densifier."""
+        self._observed.clear()
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Densifier statistics: tensors and plain scalars."""
+        return {"densifier": self.densifier_state}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.densifier_state = {
+            key: value.to(self.device) if isinstance(value, Tensor) else value
+            for key, value in state["densifier"].items()
+        }
+
+    def load_state_dict(self, dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]  # noqa: A002
+        """Load any number of Gaussians into the Parameters that the optimisers already hold."""
+        compat.resize_gaussians_in_place(self.gauss_params, dict, prefix="gauss_params.")
+        return Model.load_state_dict(self, dict, **kwargs)
+
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
+        return self.get_gaussian_param_groups()
+
+    # -- training ------------------------------------------------------------------------------------------------
+
+    def get_training_callbacks(self, training_callback_attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+        optimizers = training_callback_attributes.optimizers
+        return [
+            TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self.step_cb, args=[optimizers]),
+            TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self.step_post_backward),
+        ]
+
+    def step_post_backward(self, step: int) -> None:
+        """Feed the densifier with this step's screen gradients, and let it act on its events."""
+        for render in self._observed:
+            gradient = render.densify_signal.grad
+            if gradient is not None:
+                height, width = render.alpha.shape[:2]
+                self.densifier.observe(self.densifier_state, gradient, render.radii, width, height)
+        self._observed.clear()
+        self.densifier.step(
+            self.gauss_params, self.optimizers, self.densifier_state, step + 1, self.scene_extent, self.config.seed
+        )
+
+    def _get_background_color(self) -> Tensor:
+        if self.config.background_color == "random" and self.training:
+            return torch.rand(3, generator=generator(self.config.seed, "background", self.step)).to(self.device)
+        return self.background_color.to(self.device)
+
+    # -- rendering -----------------------------------------------------------------------------------------------
+
+    def get_outputs(self, camera: Cameras) -> dict[str, Any]:
+        """Render one Nerfstudio camera; images are [H, W, C], normals mapped to [0, 1] outside of training."""
+        return self.render_outputs(core_camera(camera, self.device))
+
+    def render_outputs(self, camera: Camera) -> dict[str, Any]:
+        """Nerfstudio's output dictionary for a core `Camera`; in training it also holds the `Render` itself."""
+        background = self._get_background_color()
+        render = self.render(camera, background)
+        rgb = render.color.clamp(0.0, 1.0)
+        if self.training:
+            self._observed.append(render)
+            return {"rgb": rgb, "accumulation": render.alpha, "background": background, "render": render, "camera": camera}
+        depth = self.surface_depth(render)
+        # Holes go behind everything else, as splatfacto does: depth 0 would hide the viewer's frusta.
+        shown = torch.where(render.alpha > 0, depth, depth.max())
+        return {
+            "rgb": rgb,
+            "depth": shown,
+            "accumulation": render.alpha,
+            "normal": (render.normal + 1.0) / 2.0,
+            "background": background.expand(*rgb.shape),
+        }
+
+    def render(self, camera: Camera, background: Tensor | None = None) -> Render:
+        """Rasterise the current Gaussians (inside the crop box, if one is set and we are not training)."""
+        params = dict(self.gauss_params.items())
+        if self.crop_box is not None and not self.training:
+            inside = self.crop_box.within(self.means).squeeze(-1)
+            params = {name: value[inside] for name, value in params.items()}
+        return self.rasterizer(
+            *activate(params),
+            camera,
+            sh_degree=self.sh_degree_now(),
+            background=background,
+            near=self.config.near,
+        )
+
+    def sh_degree_now(self) -> int:
+        """Degree of the colour at this step; the full one outside of training."""
+        if not self.training:
+            return self.config.sh_degree
+        return schedule.sh_degree(self.step, self.scaled(self.config.sh_degree_interval), self.config.sh_degree)
+
+    def surface_depth(self, render: Render) -> Tensor:
+        """[H, W, 1] (1 - depth_ratio) * expected + depth_ratio * median depth."""
+        ratio = self.config.depth_ratio
+        if ratio == 0.0:
+            return render.depth
+        return torch.lerp(render.depth, render.median_depth, ratio)
+
+    # -- losses and metrics --------------------------------------------------------------------------------------
+
+    def get_gt_img(self, image: Tensor) -> Tensor:
+        """A photo as float [H, W, 3|4] in [0, 1] on the training device, at its full size."""
+        image = image.to(self.device)
+        return image.float() / 255.0 if image.dtype == torch.uint8 else image
+
+    def get_metrics_dict(self, outputs: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
+        target = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
+        with torch.no_grad():
+            return {"psnr": losses.psnr(outputs["rgb"], target), "gaussian_count": self.num_points}
+
+    def get_loss_dict(
+        self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Any] | None = None
+    ) -> dict[str, Tensor]:
+        """Photo loss, and in training the surface terms of 2DGS once their steps have come."""
+        target = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
+        mask = batch["mask"].to(self.device) if "mask" in batch else None
+        loss_dict = {"photo": losses.photometric(outputs["rgb"], target, self.config.ssim_lambda, mask)}
+        if "render" in outputs:
+            loss_dict |= self.surface_losses(outputs["render"], outputs["camera"])
+        return loss_dict
+
+    def surface_losses(self, render: Render, camera: Camera) -> dict[str, Tensor]:
+        """2DGS's regularisers that are active at this step (arXiv 2403.17888, equations 13 and 14)."""
+        terms: dict[str, Tensor] = {}
+        if self.config.distortion_lambda > 0 and self.step >= self.scaled(self.config.distortion_start):
+            terms["distortion"] = self.config.distortion_lambda * render.distortion.mean()
+        if self.config.normal_lambda > 0 and self.step >= self.scaled(self.config.normal_start):
+            surface = depth_to_normal(self.surface_depth(render), camera)
+            terms["normal"] = self.config.normal_lambda * losses.normal_consistency(render.normal, surface, render.alpha)
+        return terms
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Tensor], batch: dict[str, Any]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """PSNR, SSIM, and LPIPS where its weights are at hand; pictures for the writers."""
+        target = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
+        images = {
+            "img": torch.cat([target, outputs["rgb"]], dim=1),
+            "normal": outputs["normal"],
+            "accumulation": outputs["accumulation"].expand(-1, -1, 3),
+        }
+        nchw = [image.permute(2, 0, 1)[None] for image in (target, outputs["rgb"])]
+        metrics = {"psnr": float(self.psnr(nchw[1], nchw[0])), "ssim": float(losses.ssim(outputs["rgb"], target))}
+        lpips = self.lpips(nchw[0], nchw[1])
+        if lpips is not None:
+            metrics["lpips"] = lpips
+        return metrics, images

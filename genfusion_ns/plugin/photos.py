@@ -1,0 +1,68 @@
+"""Photos as they are trained on: cropped to their window, reduced to the longest side allowed, cameras kept exact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from numpy.typing import NDArray
+from torch import Tensor
+
+from genfusion_ns.data.mask import Window
+
+
+def fit_photo(data: dict[str, Any], cameras: Cameras, index: int, window: Window | None, max_side: int | None) -> None:
+    """Crop and reduce one cached photo (and its mask) and change camera `index` in place to match.
+
+    Args:
+        data: Nerfstudio's cache entry; `image` [H, W, 3|4] uint8 or float in [0, 1], maybe `mask` [H, W, 1].
+        cameras: the dataset's cameras, already of the photo's size.
+        index: which of them.
+        window: part to keep, in pixels of the photo; None = all of it.
+        max_side: longest side afterwards, in pixels; None or larger than the photo = no change.
+    """
+    height, width = data["image"].shape[:2]
+    window = window or Window(0, 0, width, height)
+    scale = min(1.0, max_side / max(window.width, window.height)) if max_side else 1.0
+    size = max(1, round(window.width * scale)), max(1, round(window.height * scale))
+    if window == (0, 0, width, height) and size == (width, height):
+        return
+    data["image"] = _cut(data["image"], window, size, cv2.INTER_AREA)
+    if "mask" in data:
+        data["mask"] = _cut(data["mask"], window, size, cv2.INTER_NEAREST)
+    x_scale, y_scale = size[0] / window.width, size[1] / window.height
+    cameras.cx[index] = (cameras.cx[index] - window.x) * x_scale
+    cameras.cy[index] = (cameras.cy[index] - window.y) * y_scale
+    cameras.fx[index] *= x_scale
+    cameras.fy[index] *= y_scale
+    cameras.width[index], cameras.height[index] = size
+
+
+def _cut(image: Tensor, window: Window, size: tuple[int, int], interpolation: int) -> Tensor:
+    x, y, width, height = window
+    array = np.ascontiguousarray(image[y : y + height, x : x + width].numpy())
+    if (width, height) != size:
+        kind = array.dtype
+        array = cv2.resize(array.astype(np.uint8) if kind == bool else array, size, interpolation=interpolation)
+        array = array.astype(kind).reshape(size[1], size[0], -1)
+    return torch.from_numpy(array)
+
+
+def rgb_uint8(image: Tensor) -> NDArray[np.uint8]:
+    """[H, W, 3] uint8 of a cached photo [H, W, 3|4], uint8 or float in [0, 1]; alpha is dropped."""
+    image = image[..., :3].cpu()
+    return (image if image.dtype == torch.uint8 else (image * 255.0).round().to(torch.uint8)).numpy()
+
+
+def intrinsics(cameras: Cameras) -> NDArray[np.float64]:
+    """[M, 3, 3] pinhole matrices in pixels."""
+    return cameras.get_intrinsics_matrices().double().numpy()
+
+
+def sizes(cameras: Cameras) -> tuple[Sequence[int], Sequence[int]]:
+    """Widths and heights of all cameras."""
+    return cameras.width.flatten().tolist(), cameras.height.flatten().tolist()

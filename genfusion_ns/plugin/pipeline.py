@@ -1,0 +1,104 @@
+"""Order of calls in one training step: one captured view, and one generated view while the loop is active."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils import profiler
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from genfusion_ns import losses
+from genfusion_ns.errors import UserError
+from genfusion_ns.geometry import scene_extent
+from genfusion_ns.plugin.datamanager import GenFusionDataManager, GenFusionDataManagerConfig
+from genfusion_ns.plugin.model import GenFusionModel, GenFusionModelConfig
+from genfusion_ns.plugin.views import core_cameras
+
+
+@dataclass
+class GenFusionPipelineConfig(VanillaPipelineConfig):
+    """The datamanager (views, rounds) and the model (splats, losses)."""
+
+    _target: type = field(default_factory=lambda: GenFusionPipeline)
+    """The pipeline class."""
+    datamanager: GenFusionDataManagerConfig = field(default_factory=GenFusionDataManagerConfig)
+    """Photos, generated views and the rounds that make them."""
+    model: GenFusionModelConfig = field(default_factory=GenFusionModelConfig)
+    """The 2D Gaussians."""
+
+
+class GenFusionPipeline(VanillaPipeline):
+    """See `GenFusionPipelineConfig`."""
+
+    config: GenFusionPipelineConfig
+    datamanager: GenFusionDataManager
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.model.scene_extent = scene_extent(core_cameras(self.datamanager.train_dataset.cameras))
+
+    @property
+    def model(self) -> GenFusionModel:
+        return super().model
+
+    @profiler.time_function
+    def get_train_loss_dict(self, step: int) -> tuple[dict[str, Any], dict[str, torch.Tensor], dict[str, Any]]:
+        """Losses of this step's captured view, and of its generated view while lambda(step) > 0."""
+        camera, batch = self.datamanager.next_train(step)
+        outputs = self.model(camera)
+        metrics = self.model.get_metrics_dict(outputs, batch)
+        loss_dict = self.model.get_loss_dict(outputs, batch, metrics)
+        generated = self.datamanager.next_generated(step)
+        if generated is not None:
+            frame, weight = generated
+            rendered = self.model.render_outputs(frame.camera)
+            loss_dict["generated"] = weight * losses.generated_view(
+                rendered["rgb"], rendered["render"].depth, frame, self.model.config.ssim_lambda
+            )
+            metrics["generated_weight"] = weight
+        return outputs, loss_dict, metrics
+
+    def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
+        """Load a checkpoint, strictly: Nerfstudio would drop what does not fit without a word."""
+        self.model.update_to_step(step)
+        expected, found = set(self.state_dict()), set(loaded_state)
+        if expected != found:
+            raise UserError(
+                f"The checkpoint is not of this method and version: missing {sorted(expected - found)[:10]}, unexpected "
+                f"{sorted(found - expected)[:10]}. Load it with the version that wrote it, or train anew."
+            )
+        self.load_state_dict(loaded_state, strict=True)
+
+    def announce(self, remaining_steps: int) -> None:
+        """Say who renders and how long the run will take, from the time of a few real steps without their update."""
+        model, step = self.model, model_step(self.model)
+        model.rasterizer  # compile kernels before timing them
+        self._probe(step)
+        start, probes = time.perf_counter(), 3
+        for _ in range(probes):
+            self._probe(step)
+        seconds = (time.perf_counter() - start) / probes
+        minutes = seconds * remaining_steps / 60
+        CONSOLE.print(
+            f"[bold]genfusion:[/] {model.rasterizer.name} rasteriser on {model.device}, {model.num_points:,} Gaussians, "
+            f"{len(self.datamanager.train_dataset)} photos; about {minutes:.1f} min for {remaining_steps:,} steps "
+            f"({1000 * seconds:.0f} ms a step now; more as Gaussians are added)."
+        )
+
+    def _probe(self, step: int) -> None:
+        """One step's forward and backward pass, without any trace."""
+        self.train()
+        _, loss_dict, _ = self.get_train_loss_dict(step)
+        torch.stack(list(loss_dict.values())).sum().backward()
+        self.model.discard_observations()
+        for param in self.model.gauss_params.values():
+            param.grad = None
+
+
+def model_step(model: GenFusionModel) -> int:
+    """The step that the model believes to be at."""
+    return int(model.step)

@@ -1,0 +1,138 @@
+"""Nerfstudio's trainer with resume to the run's end, atomic checkpoints, and steps that survive a NaN."""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import torch
+from nerfstudio.engine.optimizers import Optimizers
+from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer, TrainerConfig
+from nerfstudio.utils import profiler
+from nerfstudio.utils.decorators import check_main_thread
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from genfusion_ns.errors import UserError
+from genfusion_ns.plugin.optimizers import LogLinearSchedulerConfig
+from genfusion_ns.plugin.pipeline import GenFusionPipeline
+
+
+@dataclass
+class GenFusionTrainerConfig(TrainerConfig):
+    """Nerfstudio's trainer settings, and what to do about steps whose loss is not finite."""
+
+    _target: type = field(default_factory=lambda: GenFusionTrainer)
+    """The trainer class."""
+    max_bad_steps: int = 20
+    """Steps in a row with a NaN or infinite loss or gradient that are skipped before the run stops; the last good
+    checkpoint stays."""
+
+    def save_config(self) -> None:
+        """Write config.yml with absolute paths, so that ns-eval and its kin work from any folder."""
+        self.output_dir = self.output_dir.absolute()
+        if self.pipeline.datamanager.data is not None:
+            self.pipeline.datamanager.data = self.pipeline.datamanager.data.absolute()
+        super().save_config()
+
+
+class GenFusionTrainer(Trainer):
+    """See `GenFusionTrainerConfig`."""
+
+    config: GenFusionTrainerConfig
+    pipeline: GenFusionPipeline  # type: ignore[assignment]
+
+    def setup(self, test_mode: str = "val") -> None:
+        """Nerfstudio's set-up, then one line about the renderer and the time to expect."""
+        super().setup(test_mode=test_mode)  # type: ignore[arg-type]
+        self._bad_steps = 0
+        remaining = self.config.max_num_iterations - self._start_step
+        if remaining > 0:
+            self.pipeline.announce(remaining)
+
+    def setup_optimizers(self) -> Optimizers:
+        """Nerfstudio's optimisers; decays without a length of their own get the run's."""
+        for group in self.config.optimizers.values():
+            scheduler = group["scheduler"]
+            if isinstance(scheduler, LogLinearSchedulerConfig) and scheduler.max_steps is None:
+                scheduler.max_steps = self.config.max_num_iterations
+        self.pipeline.model.set_run_length(self.config.max_num_iterations)
+        self.pipeline.datamanager.set_run_length(self.config.max_num_iterations)
+        return super().setup_optimizers()
+
+    def train(self) -> None:
+        """Train up to step `max_num_iterations`, also after --load-dir (stock 1.1.5 would run that many more)."""
+        total = self.config.max_num_iterations
+        if self._start_step >= total:
+            CONSOLE.print(
+                f"[yellow]Nothing to train:[/] the checkpoint is at step {self._start_step - 1} and "
+                f"--max-num-iterations is {total}. Raise it to train on."
+            )
+            return
+        self.config.max_num_iterations = total - self._start_step
+        try:
+            super().train()
+        finally:
+            self.config.max_num_iterations = total
+
+    @profiler.time_function
+    def train_iteration(self, step: int) -> TRAIN_INTERATION_OUTPUT:
+        """One optimiser step; skipped, and counted, if the loss or a gradient is not finite."""
+        for optimizer in self.optimizers.optimizers.values():
+            optimizer.zero_grad()
+        _, loss_dict, metrics_dict = self.pipeline.get_train_loss_dict(step=step)
+        loss = functools.reduce(torch.add, loss_dict.values())
+        loss.backward()
+        if self._is_finite(loss):
+            self._bad_steps = 0
+            self.optimizers.optimizer_scaler_step_some(self.grad_scaler, list(self.optimizers.parameters))
+        else:
+            self._skip_bad_step(step)
+        self.optimizers.scheduler_step_all(step)
+        return loss, loss_dict, metrics_dict
+
+    def _is_finite(self, loss: torch.Tensor) -> bool:
+        # From the optimisers themselves: densification replaces Parameters, and Nerfstudio's own list goes stale.
+        groups = [group for optimizer in self.optimizers.optimizers.values() for group in optimizer.param_groups]
+        gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+        # A sum is finite only if all its terms are, and is the cheapest pass over them.
+        total = sum((g.sum() for g in gradients), start=loss.detach())
+        return bool(torch.isfinite(cast(torch.Tensor, total)))
+
+    def _skip_bad_step(self, step: int) -> None:
+        self._bad_steps += 1
+        self.pipeline.model.discard_observations()
+        CONSOLE.print(f"[yellow]step {step} skipped:[/] its loss or gradient is NaN or infinite ({self._bad_steps} in a row)")
+        if self._bad_steps >= self.config.max_bad_steps:
+            raise UserError(
+                f"{self._bad_steps} steps in a row had a NaN or infinite loss; the run stops at step {step}. The last "
+                f"good checkpoint is in {self.checkpoint_dir}. Lower the learning rates or check the photos and poses."
+            )
+
+    @check_main_thread
+    def save_checkpoint(self, step: int) -> None:
+        """Write `step-*.ckpt` atomically: a killed run leaves the old checkpoint or the new one, never half of one."""
+        self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
+        # Not in the same folder: Nerfstudio reads every file name there as a step number.
+        temporary = self.base_dir / f".{path.name}.{os.getpid()}"
+        state = {
+            "step": step,
+            "pipeline": self.pipeline.state_dict(),
+            "optimizers": {name: o.state_dict() for name, o in self.optimizers.optimizers.items()},
+            "schedulers": {name: s.state_dict() for name, s in self.optimizers.schedulers.items()},
+            "scalers": self.grad_scaler.state_dict(),
+        }
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+        if self.config.save_only_latest_checkpoint:
+            for old in self.checkpoint_dir.glob("*.ckpt"):
+                if old != path:
+                    old.unlink()
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """Steps of the checkpoints in a run's nerfstudio_models folder, ascending."""
+    return sorted(int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.ckpt"))

@@ -1,0 +1,39 @@
+"""The bridge between Nerfstudio's `Cameras` (OpenGL) and the core's `Camera` (OpenCV)."""
+
+from __future__ import annotations
+
+import torch
+from nerfstudio.cameras.cameras import Cameras, CameraType
+
+from genfusion_ns.cameras import Camera, invert_rigid, opengl_to_opencv
+
+
+def core_camera(cameras: Cameras, device: torch.device | str = "cpu") -> Camera:
+    """The core's view of one Nerfstudio camera ([] or [1] batch)."""
+    camera = cameras.reshape((1,))
+    K = torch.zeros(3, 3, device=device)
+    K[0, 0], K[1, 1] = camera.fx[0, 0], camera.fy[0, 0]
+    K[0, 2], K[1, 2], K[2, 2] = camera.cx[0, 0], camera.cy[0, 0], 1.0
+    w2c = invert_rigid(opengl_to_opencv(camera.camera_to_worlds[0].to(device)))
+    return Camera(w2c=w2c, K=K, width=int(camera.width[0, 0]), height=int(camera.height[0, 0]))
+
+
+def core_cameras(cameras: Cameras, device: torch.device | str = "cpu") -> list[Camera]:
+    """All cameras of a Nerfstudio batch [N]."""
+    return [core_camera(cameras[i : i + 1], device) for i in range(cameras.shape[0])]
+
+
+def nerfstudio_camera(camera: Camera) -> Cameras:
+    """A Nerfstudio camera batch [1] that shows what a core `Camera` shows."""
+    c2w = opengl_to_opencv(camera.c2w)[None, :3]
+    fx, fy, cx, cy = camera.K[0, 0], camera.K[1, 1], camera.K[0, 2], camera.K[1, 2]
+    return Cameras(
+        camera_to_worlds=c2w,
+        fx=fx[None, None],
+        fy=fy[None, None],
+        cx=cx[None, None],
+        cy=cy[None, None],
+        width=torch.tensor([[camera.width]], device=c2w.device),
+        height=torch.tensor([[camera.height]], device=c2w.device),
+        camera_type=CameraType.PERSPECTIVE,
+    )
