@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import MutableMapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from gsplat.strategy.ops import duplicate, remove, reset_opa
 from torch import Tensor
-from torch.nn import Parameter
+from torch.nn import Parameter, ParameterDict
 from torch.optim import Optimizer
 
 from genfusion_ns.gaussians import THICKNESS
@@ -24,8 +23,8 @@ from genfusion_ns.seeding import generator
 
 log = logging.getLogger(__name__)
 
-Params = MutableMapping[str, Parameter]
-"""Raw parameters by Splatfacto's names (`gaussians.PARAMETER_NAMES`); a dict or an nn.ParameterDict."""
+Params = dict[str, Parameter] | ParameterDict
+"""Raw parameters by Splatfacto's names (`gaussians.PARAMETER_NAMES`)."""
 Optimizers = dict[str, Optimizer]
 """One optimiser with one parameter group for each parameter name."""
 State = dict[str, Tensor]
@@ -176,7 +175,7 @@ class GradientDensifier:
         clones, splits = grow & small, grow & ~small
         n_clones, n_splits = int(clones.sum()), int(splits.sum())
         if n_clones:
-            duplicate(params, optimizers, state, clones)  # type: ignore[arg-type]
+            duplicate(params, optimizers, state, clones)
         if n_splits:
             splits = torch.cat([splits, splits.new_zeros(n_clones)])
             split_in_plane(params, optimizers, state, splits, self.split_shrink, generator(seed, "split", k))
@@ -204,7 +203,7 @@ def split_in_plane(
     One takes the parent's row, the other is appended; both start with zero Adam moments. The thin axis is left alone.
     """
     n, chosen = len(mask), torch.where(mask)[0]
-    duplicate(params, optimizers, state, mask)  # type: ignore[arg-type]
+    duplicate(params, optimizers, state, mask)
     rows = torch.cat([chosen, torch.arange(n, len(params["means"]), device=mask.device)])
     means, scales = params["means"].data, params["scales"].data
     noise = torch.randn(len(rows), 2, generator=random).to(means)
@@ -248,7 +247,7 @@ def prune_splats(
         gone = gone.index_fill(0, best, False)
     count = int(gone.sum())
     if count:
-        remove(params, optimizers, state, gone)  # type: ignore[arg-type]
+        remove(params, optimizers, state, gone)
     return count
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from genfusion_ns.cameras import Camera, pixel_rays
@@ -107,7 +107,7 @@ def neighbour_distance(xyz: Tensor, fallback: float) -> Tensor:
     if neighbours < 1:
         return torch.full((len(xyz),), fallback)
     points = xyz.double().numpy()
-    distance, _ = cKDTree(points).query(points, k=neighbours + 1)
+    distance, _ = KDTree(points).query(points, k=neighbours + 1)
     size = torch.from_numpy(np.sqrt((distance[:, 1:] ** 2).mean(axis=1))).float()
     apart = size[size > 0]
     if not len(apart):

@@ -107,9 +107,7 @@ def normal_consistency(normal: Tensor, surface_normal: Tensor, alpha: Tensor) ->
     return (alpha.detach() * defined * (1.0 - agreement)).mean()
 
 
-def fit_scale_shift(
-    source: Tensor, target: Tensor, weight: Tensor, iterations: int = 8
-) -> tuple[Tensor, Tensor]:
+def fit_scale_shift(source: Tensor, target: Tensor, weight: Tensor, iterations: int = 8) -> tuple[Tensor, Tensor]:
     """Robust a, b with a * source + b ~ target: least absolute deviations by reweighted least squares, no gradient.
 
     Starts from the weighted medians and mean deviations (MiDaS's alignment), which outliers do not move far. Where the

@@ -12,9 +12,7 @@ def scaled(steps: int, max_iterations: int, reference_iterations: int) -> int:
         ValueError: an iteration count is not positive.
     """
     if max_iterations < 1 or reference_iterations < 1:
-        raise ValueError(
-            f"iteration counts must be positive, got {max_iterations} and {reference_iterations}."
-        )
+        raise ValueError(f"iteration counts must be positive, got {max_iterations} and {reference_iterations}.")
     return 0 if steps == 0 else max(1, round(steps * max_iterations / reference_iterations))
 
 

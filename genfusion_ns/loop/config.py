@@ -1,0 +1,75 @@
+"""What a user can set about the loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from genfusion_ns.errors import UserError
+from genfusion_ns.schedule import generated_weight, is_round_due, scaled
+
+Trajectory = Literal["interpolate", "orbit"]
+
+
+@dataclass
+class LoopConfig:
+    """When novel views are made, which, and how much they count."""
+
+    repairer: str = "identity"
+    """Who repairs the renders; 'identity' gives them back unchanged and needs no weights."""
+    start: int = 1000
+    """Steps before the first round; GenFusion's warm-up of 1000 of 7000. Earlier renders are too poor to repair."""
+    every: int = 1000
+    """Steps between rounds; GenFusion's 1000. 0 switches the loop off. More rounds cost repairing time."""
+    until: int = 6000
+    """Generated views count only before this step; the rest of the run polishes on captured views alone. The paper
+    goes on to the end of its 7000."""
+    weight: float = 1.0
+    """Largest weight of generated views against captured ones, half-way between start and until; the paper's 1.0."""
+    ssim_weight: float = 0.5
+    """Share of 1 - SSIM in the loss on generated views; GenFusion's sparse preset 0.5, its masked one 0.8."""
+    depth_weight: float = 1.0
+    """Weight of the disparity term, free of scale and shift, in the loss on generated views; GenFusion's 1.0."""
+    trajectories: tuple[Trajectory, ...] = ("interpolate", "orbit")
+    """Camera paths of each round: between captured views, and around the scene (or before it, where all views come from
+    one side)."""
+    frames: int = 32
+    """Poses on each path; more cover the scene more densely and take longer to repair."""
+    clip_length: int = 16
+    """Frames that are repaired together; what GenFusion's video model was trained for."""
+    overlap: int = 0
+    """Frames that neighbouring clips of a path share at least; 0 makes the fewest clips."""
+    max_side: int = 960
+    """Generated views are at most this wide or high, in pixels; GenFusion's 960 x 512."""
+    pool: int = 256
+    """Most generated views kept; beyond it the oldest leave. 256 of 960 x 512 take 0.8 GB of memory."""
+
+    def scaled_to(self, max_iterations: int, reference: int = 7000) -> LoopConfig:
+        """The same loop for a run of `max_iterations` steps, its step numbers stretched from `reference`."""
+        start, every, until = (scaled(k, max_iterations, reference) for k in (self.start, self.every, self.until))
+        return replace(self, start=start, every=every, until=until)
+
+    def is_round_due(self, k: int, max_iterations: int) -> bool:
+        """Whether a round follows step k."""
+        return is_round_due(k, self.start, self.every, self.until, max_iterations)
+
+    def generated_weight(self, k: int) -> float:
+        """lambda(k), 0 at and outside of start and until."""
+        return generated_weight(k, self.start, self.until, self.weight) if self.every else 0.0
+
+    def check(self) -> None:
+        """Look for settings that cannot work.
+
+        Raises:
+            UserError: naming the setting, what it is, and what it may be.
+        """
+        if not 0 <= self.overlap < self.clip_length:
+            raise UserError(
+                f"loop.overlap is {self.overlap}; expected 0 to {self.clip_length - 1}, below loop.clip-length."
+            )
+        least = {"frames": 1, "clip_length": 1, "max_side": 16, "pool": 1, "every": 0, "weight": 0.0}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise UserError(f"loop.{name.replace('_', '-')} is {getattr(self, name)}; expected at least {bound}.")
+        if not 0 <= self.ssim_weight <= 1:
+            raise UserError(f"loop.ssim-weight is {self.ssim_weight}; expected a share from 0 to 1.")

@@ -1,0 +1,226 @@
+"""The memory of generated views: a bounded pool, each frame with where it came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from genfusion_ns.cameras import Camera
+from genfusion_ns.errors import UserError
+from genfusion_ns.files import write_atomic
+from genfusion_ns.seeding import order_index
+
+_INDEX = "pool.json"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a generated frame came from."""
+
+    repairer: str
+    """Name of the repairer."""
+    fingerprint: str
+    """Which weights it used; empty without weights."""
+    trajectory: str
+    """Kind of camera path."""
+    seed: int
+    """Seed of the run."""
+    round: int
+    """Round that made it, from 0."""
+    step: int
+    """Finished training steps at that time."""
+    clip: int
+    """Clip within the round, from 0."""
+    frame: int
+    """Frame within the clip, from 0."""
+
+
+@dataclass(frozen=True)
+class GeneratedFrame:
+    """One generated view, stored small; `image`, `disparity_map` and `confidence_map` give floats."""
+
+    camera: Camera
+    """The view, on the CPU."""
+    rgb: Tensor
+    """[H, W, 3] uint8."""
+    disparity: Tensor
+    """[H, W, 1] float16 in [0, 1], up to scale and shift; 0 = unknown."""
+    confidence: Tensor
+    """[H, W, 1] uint8, 255 = believed."""
+    weight: float
+    """>= 0, factor of this frame's loss."""
+    provenance: Provenance
+    """Where it came from."""
+    id: int = -1
+    """Number within the pool, never used twice; -1 before it is admitted."""
+
+    @classmethod
+    def encode(
+        cls,
+        camera: Camera,
+        rgb: Tensor,
+        disparity: Tensor,
+        confidence: Tensor,
+        provenance: Provenance,
+        weight: float = 1.0,
+    ) -> GeneratedFrame:
+        """From floats: rgb [H, W, 3] and confidence [H, W, 1] in [0, 1], disparity [H, W, 1] >= 0.
+
+        Disparity is divided by its maximum, which a scale-free map may be. Pixels that are not finite get confidence
+        0 (colour) or disparity 0.
+        """
+        believed = confidence.nan_to_num(0.0, 0.0, 0.0) * rgb.isfinite().all(dim=-1, keepdim=True)
+        disparity = disparity.float().nan_to_num(0.0, 0.0, 0.0).clamp_min(0.0)
+        disparity = disparity / disparity.max().clamp_min(1e-12)
+        return cls(
+            camera=camera.to("cpu"),
+            rgb=_to_uint8(rgb.nan_to_num(0.0, 0.0, 0.0)),
+            disparity=disparity.to("cpu", torch.float16),
+            confidence=_to_uint8(believed),
+            weight=float(weight),
+            provenance=provenance,
+        )
+
+    def image(self, device: torch.device | str = "cpu") -> Tensor:
+        """[H, W, 3] float32 in [0, 1]."""
+        return self.rgb.to(device).float() / 255.0
+
+    def disparity_map(self, device: torch.device | str = "cpu") -> Tensor:
+        """[H, W, 1] float32 in [0, 1], up to scale and shift; 0 = unknown."""
+        return self.disparity.to(device).float()
+
+    def confidence_map(self, device: torch.device | str = "cpu") -> Tensor:
+        """[H, W, 1] float32 in [0, 1]."""
+        return self.confidence.to(device).float() / 255.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain scalars."""
+        return {**self.tensors(), **self.record()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors of `state_dict`."""
+        maps = {"rgb": self.rgb, "disparity": self.disparity, "confidence": self.confidence}
+        return {name: t.contiguous() for name, t in {"w2c": self.camera.w2c, "K": self.camera.K, **maps}.items()}
+
+    def record(self) -> dict[str, Any]:
+        """The plain scalars of `state_dict`."""
+        return {
+            "id": self.id,
+            "width": self.camera.width,
+            "height": self.camera.height,
+            "weight": self.weight,
+            "provenance": asdict(self.provenance),
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> GeneratedFrame:
+        """Inverse of `state_dict`."""
+        return cls(
+            camera=Camera(state["w2c"], state["K"], state["width"], state["height"]),
+            rgb=state["rgb"],
+            disparity=state["disparity"],
+            confidence=state["confidence"],
+            weight=state["weight"],
+            provenance=Provenance(**state["provenance"]),
+            id=state["id"],
+        )
+
+
+def _to_uint8(values: Tensor) -> Tensor:
+    return (values.clamp(0, 1) * 255.0).round().to("cpu", torch.uint8)
+
+
+@dataclass
+class GeneratedViews:
+    """A bounded pool of generated frames."""
+
+    capacity: int
+    """Most frames kept; beyond it the lightest, and among equals the oldest, leave."""
+    frames: list[GeneratedFrame] = field(default_factory=list)
+    """By age, the oldest first."""
+    next_id: int = 0
+    """Number of the next frame."""
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def admit(self, frames: Iterable[GeneratedFrame]) -> int:
+        """Take frames in, and return how many had to leave."""
+        for frame in frames:
+            self.frames.append(replace(frame, id=self.next_id))
+            self.next_id += 1
+        surplus = max(0, len(self.frames) - self.capacity)
+        leaving = {frame.id for frame in sorted(self.frames, key=lambda frame: (frame.weight, frame.id))[:surplus]}
+        self.frames = [frame for frame in self.frames if frame.id not in leaving]
+        return surplus
+
+    def pick(self, seed: int, step: int) -> GeneratedFrame:
+        """The frame that serves a training step: a function of (seed, step) and of what is in the pool.
+
+        Raises:
+            ValueError: the pool is empty.
+        """
+        return self.frames[order_index(len(self.frames), seed, step, "generated views")]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, as tensors and plain scalars that torch.load(weights_only=True) accepts."""
+        return {
+            "capacity": self.capacity,
+            "next_id": self.next_id,
+            "frames": [frame.state_dict() for frame in self.frames],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.capacity, self.next_id = state["capacity"], state["next_id"]
+        self.frames = [GeneratedFrame.from_state_dict(frame) for frame in state["frames"]]
+
+    def save(self, folder: Path) -> None:
+        """Write the pool to a folder of its own: one safetensors file per frame, and an index written last.
+
+        A kill at any moment leaves a folder that loads as it was before or after. Files are named by content, so
+        frames already there are not written again, and a run resumed from an earlier step never mixes two versions.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        records = []
+        for frame in self.frames:
+            data = save(frame.tensors(), metadata={"provenance": json.dumps(asdict(frame.provenance))})
+            name = f"frame_{frame.id:06d}_{hashlib.blake2b(data, digest_size=6).hexdigest()}.safetensors"
+            if not (folder / name).exists():
+                write_atomic(folder / name, data)
+            records.append({"file": name, **frame.record()})
+        index = {"capacity": self.capacity, "next_id": self.next_id, "frames": records}
+        write_atomic(folder / _INDEX, json.dumps(index, indent=1).encode())
+        kept = {record["file"] for record in records}
+        for path in folder.glob("frame_*.safetensors"):
+            if path.name not in kept:
+                path.unlink()
+
+    @classmethod
+    def load(cls, folder: Path) -> GeneratedViews:
+        """Inverse of `save`.
+
+        Raises:
+            UserError: no index, or a frame that it names is missing or damaged.
+        """
+        try:
+            index = json.loads((folder / _INDEX).read_bytes())
+            frames = []
+            for record in index["frames"]:
+                tensors = load_file(folder / Path(record["file"]).name)
+                frames.append(GeneratedFrame.from_state_dict({**tensors, **record}))
+            return cls(index["capacity"], frames, index["next_id"])
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{folder} holds no readable pool of generated views ({error}); expected {_INDEX} and the frames that "
+                "it names. Restore the folder, or delete it and resume: the next round fills it again."
+            ) from error

@@ -1,0 +1,112 @@
+"""The socket for whatever turns flawed renders into better frames, and the repairer that changes nothing."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from genfusion_ns.cameras import Camera
+from genfusion_ns.errors import UserError
+
+
+@dataclass(frozen=True)
+class RGBDClip:
+    """Renders along a camera path: what a repairer is given."""
+
+    rgb: Tensor
+    """[T, H, W, 3] in [0, 1], over black."""
+    depth: Tensor
+    """[T, H, W, 1] z-depth in world units, 0 = nothing there."""
+    alpha: Tensor
+    """[T, H, W, 1] accumulated opacity in [0, 1]."""
+    cameras: Sequence[Camera]
+    """T views."""
+
+    def __post_init__(self) -> None:
+        shape = (*self.rgb.shape[:3], 1)
+        if self.rgb.shape[3:] != (3,) or self.depth.shape != shape or self.alpha.shape != shape:
+            raise ValueError(
+                "expected rgb [T, H, W, 3], depth and alpha [T, H, W, 1], got "
+                f"{list(self.rgb.shape)}, {list(self.depth.shape)} and {list(self.alpha.shape)}."
+            )
+        if len(self.cameras) != len(self.rgb):
+            raise ValueError(f"expected one camera per frame, got {len(self.cameras)} for {len(self.rgb)} frames.")
+
+
+@dataclass(frozen=True)
+class RepairedClip:
+    """Better frames for the same views: what a repairer gives back."""
+
+    rgb: Tensor
+    """[T, H, W, 3] in [0, 1]."""
+    disparity: Tensor
+    """[T, H, W, 1] 1 / depth up to an unknown scale and shift per frame, > 0; 0 = unknown."""
+    confidence: Tensor
+    """[T, H, W, 1] in [0, 1]; how far the frame should be believed, 0 = not at all."""
+
+
+class Repairer(Protocol):
+    """Repairs clips of renders. It decides nothing about cameras, schedule or weights."""
+
+    name: str
+    """Goes into the provenance of every frame."""
+    fingerprint: str
+    """Tells two sets of weights of one name apart, such as a hash; empty without weights."""
+
+    def repair(self, clip: RGBDClip, reference: Tensor) -> RepairedClip:
+        """Repair one clip; `reference` [h, w, 3] in [0, 1] is the captured photo nearest to it, of any size."""
+        ...
+
+
+class IdentityRepairer:
+    """Gives renders back unchanged, believed as far as they are covered: the control for every other repairer."""
+
+    name = "identity"
+    fingerprint = ""
+
+    def repair(self, clip: RGBDClip, reference: Tensor) -> RepairedClip:
+        """See `Repairer.repair`; the reference is not looked at."""
+        del reference
+        seen = (clip.depth > 0) & clip.depth.isfinite()
+        disparity = torch.where(seen, 1.0 / torch.where(seen, clip.depth, 1.0), 0.0)
+        return RepairedClip(clip.rgb, disparity, clip.alpha)
+
+
+_FACTORIES: dict[str, str] = {"identity": "genfusion_ns.loop.repair:IdentityRepairer"}
+
+
+def register_repairer(name: str, factory: str) -> None:
+    """Make `factory`, written "package.module:callable", known as `name`; it is imported when first asked for."""
+    _FACTORIES[name] = factory
+
+
+def repairer_names() -> list[str]:
+    """Names that `create_repairer` knows."""
+    return sorted(_FACTORIES)
+
+
+def create_repairer(name: str, **options: Any) -> Repairer:
+    """Build a repairer by its registered name; heavy packages are imported here and nowhere earlier.
+
+    Args:
+        options: passed to the factory.
+
+    Raises:
+        UserError: unknown name, or its packages are not installed.
+    """
+    if name not in _FACTORIES:
+        raise UserError(f"unknown repairer '{name}'; expected one of: {', '.join(repairer_names())}.")
+    module, _, attribute = _FACTORIES[name].partition(":")
+    try:
+        factory = getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise UserError(
+            f"repairer '{name}' cannot be loaded: {error}. Install what is missing, or train with the repairer "
+            "'identity', which needs nothing."
+        ) from error
+    return factory(**options)
