@@ -139,7 +139,7 @@ def fit_scale_shift(source: Tensor, target: Tensor, weight: Tensor, iterations: 
 
 
 def _spread(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Median of the values that carry weight, and the median of their distances from it (or the mean, where that is 0)."""
+    """Median of the values that carry weight, and of their distances from it (the mean, where that is 0)."""
     values = values[weight > 0]
     middle = values.median()
     distance = (values - middle).abs()

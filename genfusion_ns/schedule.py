@@ -22,7 +22,7 @@ def sh_degree(k: int, max_degree: int, interval: int = 1000) -> int:
 
 
 def generated_weight(k: float, start: int, until: int, peak: float) -> float:
-    """lambda(k) = peak * sin(pi (k - start) / (until - start)) between `start` and `until`, else 0 (GenFusion eq. 6)."""
+    """lambda(k) = peak * sin(pi (k - start) / (until - start)) between `start` and `until`, else 0 (GenFusion)."""
     if not start < k < until:
         return 0.0
     return peak * math.sin(math.pi * (k - start) / (until - start))
@@ -45,7 +45,7 @@ def is_round_due(k: int, start: int, every: int, until: int, max_iterations: int
 
 
 def log_linear(k: float, initial: float, final: float, max_steps: int) -> float:
-    """Geometric interpolation from `initial` (k <= 0) to `final` (k >= max_steps), as for the learning rate of means."""
+    """Geometric interpolation from `initial` (k <= 0) to `final` (k >= max_steps): the means' learning rate."""
     share = min(max(k / max_steps, 0.0), 1.0)
     return initial * (final / initial) ** share
 
@@ -56,7 +56,7 @@ def is_densify_due(k: int, start: int, stop: int, every: int) -> bool:
 
 
 def is_opacity_reset_due(k: int, every: int, stop: int) -> bool:
-    """Whether opacities are pulled down after step k: positive multiples of `every` below `stop`; every = 0 is never."""
+    """Whether opacities are pulled down after step k: multiples of `every` below `stop`; every = 0 is never."""
     return every >= 1 and 0 < k < stop and k % every == 0
 
 
