@@ -1,4 +1,9 @@
-"""Initial points: what the training views alone can tell about the scene."""
+"""Initial points: what the training views alone can tell about the scene.
+
+A capture's sparse point cloud was triangulated with all photos, held-out ones included, so starting from it leaks
+geometry that the training views don't have. The default therefore keeps only tracks that two or more training views
+observe and triangulates them again from these views; as they are few, points sampled in the frusta complete them.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +14,20 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from genfusion_ns.data.colmap import ColmapModel
-from genfusion_ns.data.views import TrainView
+from genfusion_ns.cameras import invert_rigid
+from genfusion_ns.data.colmap import ColmapModel, Tracks, similarity_between
+from genfusion_ns.data.frustum import complete_with_frustum_samples, focus_point
+from genfusion_ns.data.matching import match_views
+from genfusion_ns.data.triangulate import Triangulated, triangulate_tracks
+from genfusion_ns.data.views import FloatArray, TrainView, find_by_name, inside, photo_colours, to_pixels, view_arrays
+from genfusion_ns.errors import UserError
 
 PointsMode = Literal["tracks", "official", "all", "random"]
+
+FEW_TRACKS = 20
+"""Below this many surviving tracks the log says so."""
+SAME_WORLD = 0.01
+"""Largest misfit between a model's cameras and the scene's, relative to their spread."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +55,144 @@ def initial_points(
     cloud: tuple[NDArray, NDArray] | None = None,
     seed: int = 0,
 ) -> InitialPoints:
-    """Points to start from; positions, colours and everything else in the world of `views`.
+    """Points to start from, in the world of `views`.
+
+    Modes:
+        tracks: tracks seen by two or more training views, triangulated from these alone, completed to `target` by
+            samples in the frusta. Without a model, features are matched between the photos; without matches, all
+            points are samples.
+        official: points of the model that one or more training views observe, at the positions that all photos gave
+            them (what GenFusion's code does; leaks geometry of held-out views).
+        all: every point of the model, else of `cloud` (leaks more).
+        random: `target` points with random colours in a cube of three times the cameras' extent.
 
     Args:
-        views: the training views.
-        model: the COLMAP model of the capture, None where there is none.
-        target: how many points to end up with; fewer measured ones are completed by sampled ones.
-        mode: `tracks`, `official`, `all` or `random`.
-        cloud: [P, 3] positions and [P, 3] uint8 colours of the scene's own point cloud, for `all` without a model.
+        views: the training views; an observation counts if it lies inside the view's image, so cropped photos
+            restrict tracks to their windows.
+        model: the COLMAP model of the capture, in any world; None where there is none.
+        target: how many points the modes `tracks` and `random` end up with; measured points are never dropped.
+        cloud: [P, 3] positions in the views' world and [P, 3] uint8 colours, for `all` without a model.
         seed: seed of the sampling.
+
+    Raises:
+        UserError: the mode needs a model or cloud that is not there, or whose cameras are not those of the views.
     """
-    ...
+    if mode == "tracks":
+        return _from_tracks(views, model, target, seed)
+    if mode == "random":
+        return _random(views, target, seed)
+    if mode == "all" and model is None and cloud is not None:
+        return _points(cloud[0], cloud[1], f"all {len(cloud[0])} points of the scene's point cloud", len(cloud[0]))
+    if model is None:
+        raise UserError(
+            f"Initial points of mode {mode!r} need the capture's COLMAP model; found none. Put it at sparse/0 in the "
+            "scene, or use the mode 'tracks'."
+        )
+    return _from_model(views, model, mode)
+
+
+def training_tracks(model: ColmapModel, views: Sequence[TrainView]) -> tuple[Tracks, list[str]]:
+    """Observations inside the training photos (`image` counts `views`), and the names that the model lacks."""
+    cameras = view_arrays(views)
+    view_of_image = np.full(len(model.names), -1, dtype=np.int64)
+    unknown = []
+    for v, view in enumerate(views):
+        image = find_by_name(model.names, view.name)
+        if image is None:
+            unknown.append(view.name)
+        else:
+            view_of_image[image] = v
+    seen = view_of_image[model.tracks.image]
+    tracks = Tracks(model.tracks.point, seen, model.tracks.ray).where(seen >= 0)
+    pixels = to_pixels(tracks.ray, cameras.K[tracks.image])
+    return tracks.where(inside(pixels, cameras.size[tracks.image])), unknown
+
+
+def track_colours(points: Triangulated, views: Sequence[TrainView]) -> FloatArray:
+    """[P, 3] mean colours in [0, 255] of the photos where each point is observed."""
+    K = view_arrays(views).K
+    total, weight = np.zeros((len(points.xyz), 3)), np.zeros((len(points.xyz), 1))
+    for v, view in enumerate(views):
+        seen = points.tracks.image == v
+        colours = photo_colours(view.image, to_pixels(points.tracks.ray[seen], K[v]))
+        np.add.at(total, points.tracks.point[seen], colours)
+        np.add.at(weight, points.tracks.point[seen], 1.0)
+    return total / np.maximum(weight, 1.0)
+
+
+def _from_tracks(views: Sequence[TrainView], model: ColmapModel | None, target: int, seed: int) -> InitialPoints:
+    tracks, notes, origin = _find_tracks(views, model)
+    available = int((tracks.views_per_point() >= 2).sum())
+    found = triangulate_tracks(tracks, view_arrays(views).w2c)
+    if available >= FEW_TRACKS and len(found.xyz) < available / 2:
+        notes.append(
+            f"only {len(found.xyz)} of {available} tracks agree with the cameras: the poses, the intrinsics or the "
+            "lens distortion of the scene are probably not those that the photos were matched with."
+        )
+    missing = max(target - len(found.xyz), 0)
+    samples = complete_with_frustum_samples(views, found.xyz, found.tracks, missing, seed)
+    if missing and len(found.xyz) < FEW_TRACKS:
+        notes.append(
+            f"only {len(found.xyz)} points could be measured from the {len(views)} training views; the depths of all "
+            f"others are guessed{' from the cameras alone' if samples.blind_views else ''}."
+        )
+    source = f"{len(found.xyz)} {origin}, triangulated from the training views, and {missing} samples in their frusta"
+    xyz = np.concatenate([found.xyz, samples.xyz])
+    rgb = np.concatenate([track_colours(found, views), samples.rgb])
+    return _points(xyz, rgb, source, len(found.xyz), notes)
+
+
+def _find_tracks(views: Sequence[TrainView], model: ColmapModel | None) -> tuple[Tracks, list[str], str]:
+    """Tracks between the training views, warnings, and what kind of tracks they are."""
+    if model is not None:
+        tracks, unknown = training_tracks(model, views)
+        if len(views) - len(unknown) >= 2:
+            notes = [f"the COLMAP model has no image called {', '.join(unknown)}."] if unknown else []
+            return tracks, notes, "COLMAP tracks"
+        note = (
+            f"the COLMAP model has images such as {model.names[:1]}, none called {', '.join(unknown)}; features are "
+            "matched between the training photos instead."
+        )
+        return match_views(views), [note], "matched features"
+    return match_views(views), [], "matched features"
+
+
+def _from_model(views: Sequence[TrainView], model: ColmapModel, mode: PointsMode) -> InitialPoints:
+    """Points of the whole capture's model, moved into the views' world."""
+    names = [find_by_name(model.names, view.name) for view in views]
+    pairs = [(v, image) for v, image in enumerate(names) if image is not None]
+    if len(pairs) < 2:
+        raise UserError(
+            f"Initial points of mode {mode!r}: found {len(pairs)} of the {len(views)} training photos in the COLMAP "
+            f"model, expected 2 or more (the model has images such as {model.names[:1]}). Use the model of this "
+            "capture, or the mode 'tracks'."
+        )
+    poses = np.stack([invert_rigid(views[v].camera.w2c.double().cpu()).numpy() for v, _ in pairs])
+    scale, R, t, misfit = similarity_between(model.c2w[[image for _, image in pairs]], poses)
+    if misfit > SAME_WORLD or scale <= 0:
+        raise UserError(
+            f"Initial points of mode {mode!r}: the COLMAP model's cameras differ from the scene's by {misfit:.1%} of "
+            f"their spread, expected below {SAME_WORLD:.0%}. The model belongs to other poses; use the mode 'tracks'."
+        )
+    keep = np.arange(len(model.xyz))
+    if mode == "official":
+        keep = np.unique(training_tracks(model, views)[0].point)
+    xyz = scale * model.xyz[keep] @ R.T + t
+    what = "seen by a training view" if mode == "official" else "of the whole capture"
+    source = f"{len(keep)} COLMAP points {what}, at positions from all photos (held-out ones too)"
+    return _points(xyz, model.rgb[keep], source, len(keep))
+
+
+def _random(views: Sequence[TrainView], target: int, seed: int) -> InitialPoints:
+    cameras = view_arrays(views)
+    focus = focus_point(cameras.w2c)
+    middle = cameras.centres.mean(axis=0)
+    extent = max(float(np.linalg.norm(cameras.centres - middle, axis=1).max()), 1e-6)
+    rng = np.random.default_rng([seed, target])
+    xyz = (middle if focus is None else focus) + 3.0 * extent * rng.uniform(-1.0, 1.0, (target, 3))
+    return _points(xyz, rng.uniform(0.0, 255.0, (target, 3)), f"{target} random points", 0)
+
+
+def _points(xyz: NDArray, rgb: NDArray, source: str, measured: int, notes: list[str] | None = None) -> InitialPoints:
+    colours = np.clip(np.rint(np.asarray(rgb, dtype=np.float64)), 0, 255).astype(np.uint8)
+    return InitialPoints(np.asarray(xyz, dtype=np.float32), colours, source, measured, notes or [])

@@ -81,9 +81,13 @@ def load_split(scene: Path, n: int, names: Sequence[str]) -> Split:
 def spread_split(c2w: FloatArray, n: int, candidates: Sequence[int]) -> list[int]:
     """`n` of the candidate views, evenly spread: the k-medoids of camera position and viewing direction.
 
-    Views are points in R^6, the position (centred, divided by its root-mean-square radius) beside the unit viewing
-    direction. The medoids start as a farthest-point sample and are improved by swaps until the summed distance of all
-    candidates to their nearest medoid falls no more (Kaufman & Rousseeuw's PAM), so the result is deterministic.
+    The medoids start as a farthest-point sample and are improved by swaps until the summed distance of all candidates
+    to their nearest medoid falls no more (Kaufman & Rousseeuw's PAM), so the result is deterministic.
+
+    Args:
+        c2w: [M, 3|4, 4] camera-to-world of all photos (OpenGL or OpenCV axes alike).
+        n: how many to choose.
+        candidates: indices of the photos that may train.
 
     Raises:
         UserError: n is not between 2 and the number of candidates.
@@ -93,17 +97,21 @@ def spread_split(c2w: FloatArray, n: int, candidates: Sequence[int]) -> list[int
             f"Asked for {n} training views; expected 2 to {len(candidates)}, the photos that are not held out. "
             "Ask for another number, or add photos."
         )
-    distance = _view_distances(np.asarray(c2w, dtype=np.float64)[list(candidates)])
+    poses = np.asarray(c2w, dtype=np.float64)[list(candidates)]
+    # Nerfstudio's cameras look along -z, which makes no difference to distances between directions.
+    distance = view_distances(poses[:, :3, 3], poses[:, :3, 2])
     chosen = _swap_until_best(distance, _farthest_points(distance, n))
     return sorted(int(candidates[index]) for index in chosen)
 
 
-def _view_distances(c2w: FloatArray) -> FloatArray:
-    """[C, C] distances between views in position and direction."""
-    position = c2w[:, :3, 3] - c2w[:, :3, 3].mean(axis=0)
+def view_distances(centres: FloatArray, axes: FloatArray) -> FloatArray:
+    """[V, V] distances between views in position and direction, from camera centres [V, 3] and unit axes [V, 3].
+
+    A view is a point in R^6: its centre (relative to the mean, divided by the root-mean-square radius) and its axis.
+    """
+    position = centres - centres.mean(axis=0)
     radius = np.sqrt((position**2).sum(axis=1).mean())
-    # The sign of the z axis (OpenGL looks along -z) cancels in differences.
-    features = np.concatenate([position / max(radius, 1e-12), c2w[:, :3, 2]], axis=1)
+    features = np.concatenate([position / max(radius, 1e-12), axes], axis=1)
     return np.linalg.norm(features[:, None] - features[None], axis=-1)
 
 

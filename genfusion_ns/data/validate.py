@@ -224,7 +224,7 @@ def _notes(names: list[str], checks: list[PhotoCheck], skipped: list[_Group]) ->
     if turned:
         notes.append(
             f"{_some(turned)}: found an EXIF orientation tag. Pixels are used as they are stored, which is right if "
-            "the poses were made from the stored pixels; if training fails, bake the rotation in and pose the photos again."
+            "the poses were made from the stored pixels; if training fails, bake the rotation in and pose them again."
         )
     return notes
 

@@ -1,0 +1,118 @@
+"""SIFT features and their matches on the CPU through pycolmap, in small portions so that progress shows.
+
+A portion that is in the database already is skipped by COLMAP, so every function here may be interrupted and called
+again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pycolmap
+
+Advance = Callable[[int], Any]
+"""Called with the number of items done since the last call."""
+Pair = tuple[str, str]
+"""Names of two images to match."""
+
+_IMAGES_AT_ONCE = 4
+_PAIRS_AT_ONCE = 64
+
+
+@contextlib.contextmanager
+def quiet_colmap() -> Iterator[None]:
+    """Keep COLMAP's log to errors."""
+    level = pycolmap.logging.minloglevel
+    pycolmap.logging.minloglevel = int(pycolmap.logging.Level.ERROR)
+    try:
+        yield
+    finally:
+        pycolmap.logging.minloglevel = level
+
+
+def extract(
+    database: Path,
+    images: Path,
+    names: Sequence[str],
+    *,
+    max_features: int,
+    max_size: int,
+    camera_model: str = "SIMPLE_RADIAL",
+    one_camera: bool = False,
+    threads: int = -1,
+    advance: Advance | None = None,
+) -> None:
+    """Write the SIFT features of `names` (relative to `images`) into `database`.
+
+    Args:
+        max_features: at most so many features per image, the strongest in scale.
+        max_size: larger images are shrunk to this many pixels on the long side for the search.
+        camera_model: COLMAP's camera model of all images.
+        one_camera: all images share one camera (same lens, zoom and size), else one per image.
+        threads: CPU threads, -1 = all.
+    """
+    options = pycolmap.FeatureExtractionOptions()
+    options.use_gpu, options.num_threads, options.max_image_size = False, threads, max_size
+    options.sift.max_num_features = max_features
+    reader = pycolmap.ImageReaderOptions()
+    reader.camera_model = camera_model
+    mode = pycolmap.CameraMode.SINGLE if one_camera else pycolmap.CameraMode.PER_IMAGE
+    for start in range(0, len(names), _IMAGES_AT_ONCE):
+        portion = list(names[start : start + _IMAGES_AT_ONCE])
+        if one_camera:
+            reader.existing_camera_id = _first_camera(database)
+        pycolmap.extract_features(
+            database,
+            images,
+            image_names=portion,
+            camera_mode=mode,
+            reader_options=reader,
+            extraction_options=options,
+            device=pycolmap.Device.cpu,
+        )
+        if advance:
+            advance(len(portion))
+
+
+def match(
+    database: Path,
+    pairs: Sequence[Pair],
+    work: Path,
+    *,
+    max_ratio: float,
+    verify: bool,
+    threads: int = -1,
+    advance: Advance | None = None,
+) -> None:
+    """Match the given pairs of images and write the matches into `database`.
+
+    Args:
+        work: a folder for the list of pairs.
+        max_ratio: Lowe's ratio test, best over second-best distance.
+        verify: also fit two-view geometry to each pair, as mapping needs it.
+        threads: CPU threads, -1 = all.
+    """
+    options = pycolmap.FeatureMatchingOptions()
+    options.use_gpu, options.num_threads = False, threads
+    options.skip_geometric_verification = not verify
+    options.sift.max_ratio = max_ratio
+    listing = pycolmap.ImportedPairingOptions()
+    listing.match_list_path = work / "pairs.txt"
+    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+        portion = pairs[start : start + _PAIRS_AT_ONCE]
+        (work / "pairs.txt").write_text("".join(f"{first} {second}\n" for first, second in portion))
+        pycolmap.match_image_pairs(
+            database, matching_options=options, pairing_options=listing, device=pycolmap.Device.cpu
+        )
+        if advance:
+            advance(len(portion))
+
+
+def _first_camera(database: Path) -> int:
+    """The id of a camera that the database holds, -1 where there is none yet."""
+    with contextlib.closing(pycolmap.Database.open(database)) as open_database:
+        cameras = open_database.read_all_cameras()
+    return cameras[0].camera_id if cameras else -1
