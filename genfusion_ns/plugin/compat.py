@@ -6,6 +6,7 @@ Everything here is a work-around for a named fault of that release and can go wh
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 
 from genfusion_ns.errors import UserError
 
+_numpy_scalar = importlib.import_module("numpy.core.multiarray").scalar
+
 
 def allow_numpy_scalars_in_checkpoints() -> None:
     """Fault: since torch 2.6 `torch.load` refuses the numpy scalars that Nerfstudio's learning-rate schedulers leave
@@ -27,8 +30,7 @@ def allow_numpy_scalars_in_checkpoints() -> None:
     Our own checkpoints hold none; this lets old and foreign ones load too, without unpickling anything else."""
     if not hasattr(torch.serialization, "add_safe_globals"):
         return  # torch < 2.4 loads without the restriction
-    core = np._core if hasattr(np, "_core") and hasattr(np._core, "multiarray") else np.core
-    torch.serialization.add_safe_globals([core.multiarray.scalar, np.dtype, np.dtypes.Float64DType])
+    torch.serialization.add_safe_globals([_numpy_scalar, np.dtype, np.dtypes.Float64DType])
 
 
 def resize_gaussians_in_place(params: nn.ParameterDict, state: Mapping[str, Tensor], prefix: str) -> None:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from nerfstudio.configs.base_config import LoggingConfig, MachineConfig, ViewerConfig
@@ -15,7 +16,6 @@ from nerfstudio.plugins.types import MethodSpecification
 from genfusion_ns.densify import GradientDensifier
 from genfusion_ns.plugin import compat
 from genfusion_ns.plugin.datamanager import GenFusionDataManagerConfig
-from genfusion_ns.plugin.dataparser import GenFusionDataParserConfig
 from genfusion_ns.plugin.model import GenFusionModelConfig
 from genfusion_ns.plugin.optimizers import gaussian_optimizers
 from genfusion_ns.plugin.pipeline import GenFusionPipelineConfig
@@ -29,37 +29,49 @@ SHORT_RUN_DENSIFIER = GradientDensifier(start=500, stop=5000, every=100, reset_e
 
 def gpu_config(method_name: str) -> GenFusionTrainerConfig:
     """Full-size photos, 7,000 steps: the length of the official sparse and masked presets."""
+    return _config(
+        method_name,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        max_num_iterations=7000,
+        datamanager=GenFusionDataManagerConfig(),
+        densifier=replace(SHORT_RUN_DENSIFIER),
+    )
+
+
+def cpu_config(method_name: str) -> GenFusionTrainerConfig:
+    """Small photos, few splats, 2,000 steps: minutes on two cores."""
+    return _config(
+        method_name,
+        device="cpu",
+        max_num_iterations=2000,
+        datamanager=GenFusionDataManagerConfig(max_image_side=320, max_seed_points=10_000),
+        densifier=replace(SHORT_RUN_DENSIFIER, max_gaussians=30_000),
+    )
+
+
+def _config(
+    method_name: str,
+    device: Literal["cpu", "cuda"],
+    max_num_iterations: int,
+    datamanager: GenFusionDataManagerConfig,
+    densifier: GradientDensifier,
+) -> GenFusionTrainerConfig:
     return GenFusionTrainerConfig(
         method_name=method_name,
-        max_num_iterations=7000,
+        max_num_iterations=max_num_iterations,
         steps_per_save=1000,
         steps_per_eval_batch=0,
         steps_per_eval_image=500,
         steps_per_eval_all_images=0,
         mixed_precision=False,
-        machine=MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu"),
-        pipeline=GenFusionPipelineConfig(
-            datamanager=GenFusionDataManagerConfig(dataparser=GenFusionDataParserConfig()),
-            model=GenFusionModelConfig(densifier=replace(SHORT_RUN_DENSIFIER)),
-        ),
+        machine=MachineConfig(device_type=device),
+        pipeline=GenFusionPipelineConfig(datamanager=datamanager, model=GenFusionModelConfig(densifier=densifier)),
         optimizers=gaussian_optimizers(),
         logging=LoggingConfig(steps_per_log=50),
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
         # "viewer" alone would switch evaluation off.
         vis="viewer+tensorboard",
     )
-
-
-def cpu_config(method_name: str) -> GenFusionTrainerConfig:
-    """Small photos, few splats, 2,000 steps: minutes on two cores."""
-    config = gpu_config(method_name)
-    config.max_num_iterations = 2000
-    config.steps_per_save = 500
-    config.machine.device_type = "cpu"
-    config.pipeline.datamanager.max_image_side = 320
-    config.pipeline.datamanager.max_seed_points = 10_000
-    config.pipeline.model.densifier.max_gaussians = 30_000
-    return config
 
 
 def _describe(config: GenFusionTrainerConfig, description: str) -> MethodSpecification:

@@ -13,10 +13,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.configs.dataparser_configs import AnnotatedDataParserUnion
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
-from nerfstudio.configs.dataparser_configs import AnnotatedDataParserUnion
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from genfusion_ns.data.colmap import find_model, read_model
@@ -24,12 +25,19 @@ from genfusion_ns.data.mask import Window, fixed_window, moving_window
 from genfusion_ns.data.points import InitialPoints, PointsMode, initial_points
 from genfusion_ns.data.validate import validate_scene
 from genfusion_ns.data.views import TrainView
+from genfusion_ns.loop.config import LoopConfig
+from genfusion_ns.loop.pool import GeneratedFrame, GeneratedViews
+from genfusion_ns.loop.repair import Repairer, create_repairer
+from genfusion_ns.loop.round import CapturedViews, run_round
+from genfusion_ns.loop.state import LoopState
 from genfusion_ns.plugin import compat, photos
 from genfusion_ns.plugin.dataparser import GenFusionDataParserConfig, subset
+from genfusion_ns.plugin.model import GenFusionModel
 from genfusion_ns.plugin.views import core_cameras
 from genfusion_ns.seeding import order_index
 
 EVAL_FALLBACK_EVERY = 8
+GENERATED_FOLDER = "generated"
 
 
 @dataclass
@@ -41,16 +49,21 @@ class GenFusionDataManagerConfig(FullImageDatamanagerConfig):
     dataparser: AnnotatedDataParserUnion = field(default_factory=GenFusionDataParserConfig)
     """Who reads the scene; any of Nerfstudio's works, ours adds sparse views."""
     max_image_side: int | None = 1600
-    """Longest side of the photos in training and evaluation, in pixels; time grows with its square. 1,600 is Nerfstudio's."""
+    """Longest side of the photos in training and evaluation, in pixels; time grows with its square. 1,600 is also
+    Nerfstudio's limit."""
     mask: Literal["none", "fixed", "moving"] = "none"
-    """Train on a quarter of each photo: none; fixed = the top-left quadrant, as the paper's diffusion data; moving = the
+    """Train on a quarter of each photo: fixed = the top-left quadrant, as the paper's diffusion data; moving = the
     wandering window of the paper's evaluation. Evaluation always sees full photos."""
     initial_points: PointsMode = "tracks"
-    """Where the first splats lie: tracks = what the training photos alone can triangulate, completed by samples in their
-    frusta; official = the official code's rule, which leaks geometry from the held-out photos; all = the scene's whole
-    point cloud; random = samples in the frusta only."""
+    """Where the first splats lie: tracks = what the training photos alone can triangulate, completed by samples in
+    their frusta; official = the official code's rule, which leaks geometry from the held-out photos; all = the scene's
+    whole point cloud; random = samples in the frusta only."""
     max_seed_points: int = 100_000
     """How many splats to begin with; measured points come first, samples fill up."""
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    """When novel views are generated, by whom, and how much they count."""
+    reference_iterations: int = 7000
+    """Length of the run that the loop's step numbers refer to; they are scaled with --max-num-iterations."""
     seed: int = 42
     """The order of views and all samples follow from (seed, step)."""
 
@@ -69,9 +82,13 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         local_rank: int = 0,
         **kwargs: Any,
     ) -> None:
+        config.loop.check()
         config.cache_images = compat.usable_image_cache(config.cache_images, device)  # type: ignore[assignment]
         super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
         config.cache_images = compat.usable_image_cache(config.cache_images, device)  # type: ignore[assignment]
+        self.loop_state = LoopState(GeneratedViews(config.loop.pool))
+        self.set_run_length(config.reference_iterations)
+        self._repairer: Repairer | None = None
         if test_mode == "val":
             self._add_initial_points()
 
@@ -89,8 +106,8 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         if not outputs.image_filenames:
             every = list(range(0, len(self.train_dataset), EVAL_FALLBACK_EVERY))
             CONSOLE.print(
-                f"[yellow]No photo is held out;[/] {len(every)} of the training photos stand in, so evaluation shows fit, "
-                "not quality. Hold some out: --pipeline.datamanager.dataparser.eval-interval 8."
+                f"[yellow]No photo is held out;[/] {len(every)} of the training photos stand in, so evaluation shows "
+                "fit, not quality. Hold some out: --pipeline.datamanager.dataparser.eval-interval 8."
             )
             outputs = subset(self.train_dataparser_outputs, every)
         return self.dataset_type(dataparser_outputs=outputs, scale_factor=self.config.camera_res_scale_factor)
@@ -186,6 +203,59 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         data = dict(self.cached_eval[index])
         data["image"] = data["image"].to(self.device)
         return self.eval_dataset.cameras[index : index + 1].to(self.device), data
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+
+    def set_run_length(self, max_num_iterations: int) -> None:
+        """Scale the loop's step numbers to a run of so many steps."""
+        self._run_length = max_num_iterations
+        self._loop = self.config.loop.scaled_to(max_num_iterations, self.config.reference_iterations)
+
+    def next_generated(self, step: int) -> tuple[GeneratedFrame, float] | None:
+        """The generated view of a step and lambda(step); None before the first round and once lambda is 0."""
+        weight = self._loop.generated_weight(step)
+        if weight <= 0 or not self.loop_state.pool:
+            return None
+        return self.loop_state.pool.pick(self.config.seed, step), weight
+
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
+        trainer = training_callback_attributes.trainer
+        pipeline = training_callback_attributes.pipeline
+        assert trainer is not None and pipeline is not None
+        return [
+            TrainingCallback(
+                [TrainingCallbackLocation.AFTER_TRAIN_ITERATION],
+                self.run_round_if_due,
+                args=[pipeline.model, trainer.base_dir / GENERATED_FOLDER],
+            )
+        ]
+
+    def run_round_if_due(self, model: GenFusionModel, folder: Path, step: int) -> None:
+        """After step `step` (0-based): render novel views, have them repaired, admit them, keep them on disk too."""
+        k = step + 1
+        if not self._loop.is_round_due(k, self._run_length):
+            return
+        if self._repairer is None:
+            self._repairer = create_repairer(self._loop.repairer)
+        cameras = core_cameras(self._cameras_after_loading(), self.device)
+        captured = CapturedViews(cameras, lambda i: model.get_gt_img(self.cached_train[i]["image"])[..., :3])
+        report = run_round(
+            model.render, captured, self.loop_state, self._loop, self._repairer, k, self.config.seed, CONSOLE
+        )
+        self.loop_state.pool.save(folder)
+        CONSOLE.print(
+            f"[bold]genfusion:[/] round {report.round + 1} at step {k}: {report.admitted} views from {report.clips} "
+            f"clips ({self._repairer.name}), coverage {report.coverage:.2f}, {report.seconds:.1f} s."
+        )
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The loop's state: tensors and plain scalars."""
+        return self.loop_state.state_dict()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.loop_state.load_state_dict(state)
 
 
 def checked(outputs: DataparserOutputs) -> DataparserOutputs:

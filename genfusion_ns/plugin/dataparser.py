@@ -39,7 +39,7 @@ class GenFusionDataParserConfig(DataParserConfig):
     """Train on this many views only (0 = all): those of the scene's train_test_split_{n}.json if there is one, else n
     views spread evenly over position and direction."""
     eval_interval: int = 8
-    """Every so many-th image, sorted by name, is held out for evaluation; unused where the scene brings its own split."""
+    """Every so many-th image, sorted by name, is held out for evaluation; unused where the scene has a split."""
     downscale_factor: int | None = None
     """Read images_{factor} instead of images; None = full size, which the datamanager's max-image-side then reduces."""
     orientation_method: Literal["pca", "up", "vertical", "none"] = "up"
@@ -138,7 +138,9 @@ def read_transforms(path: Path) -> dict[str, Any]:
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no valid JSON ({error}). Write it again with genfusion-prepare or ns-process-data.") from None
+        raise UserError(
+            f"{path} is no valid JSON ({error}). Write it again with genfusion-prepare or ns-process-data."
+        ) from None
     if not isinstance(meta, dict) or not meta.get("frames"):
         raise UserError(f"{path} lists no frames. Write it again with genfusion-prepare or ns-process-data.")
     return meta

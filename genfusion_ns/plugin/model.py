@@ -27,9 +27,9 @@ from genfusion_ns.gaussians import activate, init_gaussians, random_points
 from genfusion_ns.geometry import depth_to_normal
 from genfusion_ns.plugin import compat
 from genfusion_ns.plugin.views import core_camera
-from genfusion_ns.seeding import generator
 from genfusion_ns.raster import choose_rasterizer
 from genfusion_ns.raster.api import Render
+from genfusion_ns.seeding import generator
 
 
 @dataclass
@@ -44,7 +44,7 @@ class GenFusionModelConfig(ModelConfig):
     reference_iterations: int = 7000
     """Length of the run that all step numbers below refer to; 7,000 is the official sparse and masked preset's."""
     rasterizer: Literal["auto", "gsplat", "numba", "torch"] = "auto"
-    """Who renders: gsplat's CUDA kernels, our CPU kernels, or the readable reference; auto takes the fastest that runs."""
+    """Who renders: gsplat's CUDA kernels, our CPU kernels, or the readable reference; auto = the fastest that runs."""
     near: float = 0.01
     """Splats closer to the camera than this (scaled world, cameras within +-1) are not drawn; gsplat's default."""
     sh_degree: int = 3
@@ -52,13 +52,13 @@ class GenFusionModelConfig(ModelConfig):
     sh_degree_interval: int = 1000
     """One more degree every so many steps, the papers' schedule."""
     background_color: Literal["random", "black", "white"] = "random"
-    """Colour behind the splats; random in training makes holes expensive, so that surfaces close (splatfacto's default)."""
+    """Colour behind the splats; random in training makes holes cost, so that surfaces close (splatfacto's default)."""
     num_random: int = 20000
     """Splats to begin with where neither photos nor a point cloud give any."""
     ssim_lambda: float = 0.2
     """Weight of 1 - SSIM against L1 in the photo loss; 0.2 in 2DGS, 0.5 in the official sparse preset."""
     distortion_lambda: float = 1e-2
-    """Weight of the depth distortion, which pulls the splats along a ray together; gsplat's 2DGS value for its L1 form."""
+    """Weight of the depth distortion, which pulls a ray's splats together; gsplat's 2DGS value for its L1 form."""
     distortion_start: int = 1400
     """First step of the distortion term; it needs a rough surface first."""
     normal_lambda: float = 0.05
@@ -95,7 +95,9 @@ class GenFusionModel(SplatfactoModel):
         self.step = 0
         self.crop_box = None
         # Behind renders only, never behind training views; the viewer may set its own.
-        self.background_color = torch.zeros(3) if config.background_color == "random" else get_color(config.background_color)
+        self.background_color = (
+            torch.zeros(3) if config.background_color == "random" else get_color(config.background_color)
+        )
         self.run_length = config.reference_iterations
         self.densifier = config.densifier
         # Unit of length for the densifier; the pipeline, which knows the cameras, sets it.
@@ -138,7 +140,7 @@ class GenFusionModel(SplatfactoModel):
             for key, value in state["densifier"].items()
         }
 
-    def load_state_dict(self, dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]  # noqa: A002
+    def load_state_dict(self, dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
         """Load any number of Gaussians into the Parameters that the optimisers already hold."""
         compat.resize_gaussians_in_place(self.gauss_params, dict, prefix="gauss_params.")
         return Model.load_state_dict(self, dict, **kwargs)
@@ -148,7 +150,9 @@ class GenFusionModel(SplatfactoModel):
 
     # -- training ------------------------------------------------------------------------------------------------
 
-    def get_training_callbacks(self, training_callback_attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
         optimizers = training_callback_attributes.optimizers
         return [
             TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self.step_cb, args=[optimizers]),
@@ -179,28 +183,38 @@ class GenFusionModel(SplatfactoModel):
         return self.render_outputs(core_camera(camera, self.device))
 
     def render_outputs(self, camera: Camera) -> dict[str, Any]:
-        """Nerfstudio's output dictionary for a core `Camera`; in training it also holds the `Render` itself."""
+        """Nerfstudio's output dictionary for a core `Camera`; in training it holds the `Render` instead of maps."""
         background = self._get_background_color()
-        render = self.render(camera, background)
-        rgb = render.color.clamp(0.0, 1.0)
         if self.training:
-            self._observed.append(render)
-            return {"rgb": rgb, "accumulation": render.alpha, "background": background, "render": render, "camera": camera}
+            render = self.observed_render(camera, background)
+            return {
+                "rgb": render.color.clamp(0.0, 1.0),
+                "accumulation": render.alpha,
+                "background": background,
+                "render": render,
+                "camera": camera,
+            }
+        render = self.render(camera, background, inside_crop=True)
         depth = self.surface_depth(render)
-        # Holes go behind everything else, as splatfacto does: depth 0 would hide the viewer's frusta.
-        shown = torch.where(render.alpha > 0, depth, depth.max())
         return {
-            "rgb": rgb,
-            "depth": shown,
+            "rgb": render.color.clamp(0.0, 1.0),
+            # Holes go behind everything else, as splatfacto does: depth 0 would hide the viewer's frusta.
+            "depth": torch.where(render.alpha > 0, depth, depth.max()),
             "accumulation": render.alpha,
             "normal": (render.normal + 1.0) / 2.0,
-            "background": background.expand(*rgb.shape),
+            "background": background.expand(*render.color.shape),
         }
 
-    def render(self, camera: Camera, background: Tensor | None = None) -> Render:
-        """Rasterise the current Gaussians (inside the crop box, if one is set and we are not training)."""
+    def observed_render(self, camera: Camera, background: Tensor | None = None) -> Render:
+        """A render of this training step; its screen gradients reach the densifier after backward."""
+        render = self.render(camera, background)
+        self._observed.append(render)
+        return render
+
+    def render(self, camera: Camera, background: Tensor | None = None, inside_crop: bool = False) -> Render:
+        """Rasterise the current Gaussians over `background` [3] (None = black); all, or those in the crop box."""
         params = dict(self.gauss_params.items())
-        if self.crop_box is not None and not self.training:
+        if inside_crop and self.crop_box is not None:
             inside = self.crop_box.within(self.means).squeeze(-1)
             params = {name: value[inside] for name, value in params.items()}
         return self.rasterizer(
@@ -254,7 +268,9 @@ class GenFusionModel(SplatfactoModel):
             terms["distortion"] = self.config.distortion_lambda * render.distortion.mean()
         if self.config.normal_lambda > 0 and self.step >= self.scaled(self.config.normal_start):
             surface = depth_to_normal(self.surface_depth(render), camera)
-            terms["normal"] = self.config.normal_lambda * losses.normal_consistency(render.normal, surface, render.alpha)
+            terms["normal"] = self.config.normal_lambda * losses.normal_consistency(
+                render.normal, surface, render.alpha
+            )
         return terms
 
     def get_image_metrics_and_images(

@@ -47,7 +47,7 @@ def _cut(image: Tensor, window: Window, size: tuple[int, int], interpolation: in
     array = np.ascontiguousarray(image[y : y + height, x : x + width].numpy())
     if (width, height) != size:
         kind = array.dtype
-        array = cv2.resize(array.astype(np.uint8) if kind == bool else array, size, interpolation=interpolation)
+        array = cv2.resize(array.astype(np.uint8) if kind == np.bool_ else array, size, interpolation=interpolation)
         array = array.astype(kind).reshape(size[1], size[0], -1)
     return torch.from_numpy(array)
 

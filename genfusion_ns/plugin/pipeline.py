@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils import profiler
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from genfusion_ns import losses
 from genfusion_ns.errors import UserError
 from genfusion_ns.geometry import scene_extent
+from genfusion_ns.loop.supervision import generated_view_loss
 from genfusion_ns.plugin.datamanager import GenFusionDataManager, GenFusionDataManagerConfig
 from genfusion_ns.plugin.model import GenFusionModel, GenFusionModelConfig
 from genfusion_ns.plugin.views import core_cameras
@@ -43,7 +44,7 @@ class GenFusionPipeline(VanillaPipeline):
 
     @property
     def model(self) -> GenFusionModel:
-        return super().model
+        return cast(GenFusionModel, super().model)
 
     @profiler.time_function
     def get_train_loss_dict(self, step: int) -> tuple[dict[str, Any], dict[str, torch.Tensor], dict[str, Any]]:
@@ -55,12 +56,16 @@ class GenFusionPipeline(VanillaPipeline):
         generated = self.datamanager.next_generated(step)
         if generated is not None:
             frame, weight = generated
-            rendered = self.model.render_outputs(frame.camera)
-            loss_dict["generated"] = weight * losses.generated_view(
-                rendered["rgb"], rendered["render"].depth, frame, self.model.config.ssim_lambda
-            )
+            loop = self.datamanager.config.loop
+            render = self.model.observed_render(frame.camera.to(self.model.device))
+            loss_dict["generated"] = generated_view_loss(render, frame, weight, loop.ssim_weight, loop.depth_weight)
             metrics["generated_weight"] = weight
         return outputs, loss_dict, metrics
+
+    def get_average_image_metrics(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Nerfstudio's means, less what is no number: one image has no deviation, and bare NaN is no valid JSON."""
+        metrics = super().get_average_image_metrics(*args, **kwargs)
+        return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         """Load a checkpoint, strictly: Nerfstudio would drop what does not fit without a word."""
@@ -68,24 +73,23 @@ class GenFusionPipeline(VanillaPipeline):
         expected, found = set(self.state_dict()), set(loaded_state)
         if expected != found:
             raise UserError(
-                f"The checkpoint is not of this method and version: missing {sorted(expected - found)[:10]}, unexpected "
-                f"{sorted(found - expected)[:10]}. Load it with the version that wrote it, or train anew."
+                f"The checkpoint is not of this method and version: missing {sorted(expected - found)[:10]}, "
+                f"unexpected {sorted(found - expected)[:10]}. Load it with the version that wrote it, or train anew."
             )
         self.load_state_dict(loaded_state, strict=True)
 
     def announce(self, remaining_steps: int) -> None:
         """Say who renders and how long the run will take, from the time of a few real steps without their update."""
-        model, step = self.model, model_step(self.model)
-        model.rasterizer  # compile kernels before timing them
-        self._probe(step)
+        model, step = self.model, self.model.step
+        self._probe(step)  # compiles kernels, which must not be timed
         start, probes = time.perf_counter(), 3
         for _ in range(probes):
             self._probe(step)
         seconds = (time.perf_counter() - start) / probes
         minutes = seconds * remaining_steps / 60
         CONSOLE.print(
-            f"[bold]genfusion:[/] {model.rasterizer.name} rasteriser on {model.device}, {model.num_points:,} Gaussians, "
-            f"{len(self.datamanager.train_dataset)} photos; about {minutes:.1f} min for {remaining_steps:,} steps "
+            f"[bold]genfusion:[/] {model.rasterizer.name} rasteriser on {model.device}, {model.num_points:,} Gaussians"
+            f", {len(self.datamanager.train_dataset)} photos; about {minutes:.1f} min for {remaining_steps:,} steps "
             f"({1000 * seconds:.0f} ms a step now; more as Gaussians are added)."
         )
 
@@ -97,8 +101,3 @@ class GenFusionPipeline(VanillaPipeline):
         self.model.discard_observations()
         for param in self.model.gauss_params.values():
             param.grad = None
-
-
-def model_step(model: GenFusionModel) -> int:
-    """The step that the model believes to be at."""
-    return int(model.step)

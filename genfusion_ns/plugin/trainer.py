@@ -104,7 +104,9 @@ class GenFusionTrainer(Trainer):
     def _skip_bad_step(self, step: int) -> None:
         self._bad_steps += 1
         self.pipeline.model.discard_observations()
-        CONSOLE.print(f"[yellow]step {step} skipped:[/] its loss or gradient is NaN or infinite ({self._bad_steps} in a row)")
+        CONSOLE.print(
+            f"[yellow]step {step} skipped:[/] its loss or gradient is NaN or infinite ({self._bad_steps} in a row)"
+        )
         if self._bad_steps >= self.config.max_bad_steps:
             raise UserError(
                 f"{self._bad_steps} steps in a row had a NaN or infinite loss; the run stops at step {step}. The last "

@@ -1,0 +1,111 @@
+"""Training through Nerfstudio's Trainer: resume, checkpoints, bad steps."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from genfusion_ns.errors import UserError
+
+
+def final_state(trainer) -> dict[str, torch.Tensor]:
+    """Everything that a longer run would depend on, flat."""
+    model = trainer.pipeline.model
+    state = {f"param {name}": value.detach().clone() for name, value in model.gauss_params.items()}
+    state |= {f"densifier {name}": torch.as_tensor(value).clone() for name, value in model.densifier_state.items()}
+    for group, optimizer in trainer.optimizers.optimizers.items():
+        for moments in optimizer.state.values():
+            state |= {f"{group} {name}": torch.as_tensor(value).clone() for name, value in moments.items()}
+        state[f"{group} lr"] = torch.tensor(optimizer.param_groups[0]["lr"])
+    return state
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    assert not different
+
+
+class Killed(Exception):
+    """Stands for kill -9."""
+
+
+@pytest.mark.parametrize("saved", [3, 15, 21])
+def test_resume_continues_bit_for_bit(scene, make_config, train, monkeypatch, saved):
+    """Killed some steps after a checkpoint (before, at and after densification), a run ends with the same tensors."""
+
+    def config(**overrides):
+        made = make_config(scene, max_num_iterations=30, **overrides)
+        model = made.pipeline.model
+        model.reference_iterations, model.sh_degree_interval = 30, 7
+        model.distortion_start, model.normal_start = 5, 8
+        densifier = model.densifier
+        densifier.start, densifier.stop, densifier.every, densifier.reset_every = 5, 24, 10, 15
+        densifier.pause_after_reset, densifier.grow_grad2d = 2, 1e-6
+        return made
+
+    whole = train(config())
+    first = config(steps_per_save=saved, timestamp="first")
+    trainer = first.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    next_train = trainer.pipeline.datamanager.next_train
+
+    def killed_soon_after(step):
+        if step == saved + 3:
+            raise Killed
+        return next_train(step)
+
+    monkeypatch.setattr(trainer.pipeline.datamanager, "next_train", killed_soon_after)
+    with pytest.raises(Killed):
+        trainer.train()
+    second = train(config(load_dir=first.get_checkpoint_dir(), timestamp="second"))
+    assert second._start_step == saved + 1
+    assert second.pipeline.model.num_points > 400  # it did densify
+    assert_same(final_state(whole), final_state(second))
+
+
+def test_checkpoint_is_plain_and_whole(scene, make_config, train):
+    config = make_config(scene, max_num_iterations=4)
+    train(config)
+    files = list(config.get_checkpoint_dir().iterdir())
+    assert [path.name for path in files] == ["step-000000003.ckpt"]
+    assert not list(config.get_base_dir().glob(".step-*"))
+    loaded = torch.load(files[0], weights_only=True)
+    assert loaded["step"] == 3
+    text = repr([loaded["schedulers"], {k: v["param_groups"] for k, v in loaded["optimizers"].items()}])
+    assert "numpy" not in text and "float64(" not in text
+
+
+def test_finished_run_is_not_trained_on(scene, make_config, train, capsys):
+    config = make_config(scene, max_num_iterations=4)
+    trainer = train(config)
+    before = final_state(trainer)
+    again = train(make_config(scene, max_num_iterations=4, load_dir=config.get_checkpoint_dir(), timestamp="b"))
+    assert_same(before, final_state(again))
+    assert "Nothing to train" in capsys.readouterr().out
+
+
+def test_bad_step_changes_nothing_and_many_stop_the_run(scene, make_config, capsys, monkeypatch):
+    config = make_config(scene, max_num_iterations=10, max_bad_steps=3)
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    model = trainer.pipeline.model
+    before = {name: value.detach().clone() for name, value in model.gauss_params.items()}
+    true_losses = model.get_loss_dict
+    monkeypatch.setattr(model, "get_loss_dict", lambda *args: {k: v * math.nan for k, v in true_losses(*args).items()})
+    with pytest.raises(UserError, match=r"3 steps in a row.*stops at step 2.*checkpoint"):
+        trainer.train()
+    assert "step 0 skipped" in capsys.readouterr().out
+    for name, value in model.gauss_params.items():
+        assert torch.equal(before[name], value)
+
+
+def test_config_keeps_absolute_paths(scene, make_config, monkeypatch):
+    monkeypatch.chdir(scene.parent)
+    config = make_config(scene.relative_to(scene.parent), max_num_iterations=1)
+    config.save_config()
+    text = (config.get_base_dir() / "config.yml").read_text()
+    assert config.pipeline.datamanager.data == scene
+    assert str(scene.name) in text
