@@ -9,6 +9,7 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401 (diffusers looks it up here to load a pipeline)
 from diffusers.models.unets.unet_3d_condition import UNet3DConditionModel, UNet3DConditionOutput
 from torch import Tensor
 
@@ -97,6 +98,7 @@ class RGBDVideoUNet(UNet3DConditionModel):
         timestep: Tensor | float | int,
         encoder_hidden_states: Tensor,
         fps: Tensor | float | int | None = None,
+        references: int = 1,
         return_dict: bool = True,
     ) -> UNet3DConditionOutput | tuple[Any, ...]:
         """Predict v for every frame.
@@ -106,10 +108,14 @@ class RGBDVideoUNet(UNet3DConditionModel):
             timestep: a number, or [B].
             encoder_hidden_states: [B, L, cross_attention_dim], the context of each clip.
             fps: a number, or [B]; None = `default_fps`.
+            references: number of photos that the context describes, the first `context_split` tokens of each coming
+                before the others of all; so the context is cut at this times `context_split`.
 
         Returns:
             `.sample` [B, out_channels, T, h, w], or a 1-tuple of it if not `return_dict`.
         """
+        split = self.config.context_split  # pyright: ignore[reportAttributeAccessIssue]
+        self._cross_attention.split = None if split is None else split * references
         self._cross_attention.num_frames = sample.shape[2]
         fps = self.config.default_fps if fps is None else fps  # pyright: ignore[reportAttributeAccessIssue]
         fps = torch.as_tensor(fps, device=sample.device).reshape(-1).expand(sample.shape[0])

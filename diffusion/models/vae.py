@@ -19,6 +19,7 @@ def make_vae(
     layers_per_block: int = 2,
     latent_channels: int = 4,
     norm_num_groups: int = 32,
+    mid_attention: bool = True,
 ) -> AutoencoderKL:
     """An autoencoder with random weights; the defaults are the official RGB-D one's (83 656 168 parameters).
 
@@ -28,18 +29,20 @@ def make_vae(
         layers_per_block: residual blocks per width in the encoder (the decoder has one more).
         latent_channels: channels of the latent.
         norm_num_groups: must divide every width.
+        mid_attention: whether the middle blocks hold a self-attention over all latent positions.
     """
     levels = len(block_out_channels)
     return AutoencoderKL(
         in_channels=image_channels,
         out_channels=image_channels,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=block_out_channels,
+        down_block_types=("DownEncoderBlock2D",) * levels,  # pyright: ignore[reportArgumentType]
+        up_block_types=("UpDecoderBlock2D",) * levels,  # pyright: ignore[reportArgumentType]
+        block_out_channels=block_out_channels,  # pyright: ignore[reportArgumentType]
         layers_per_block=layers_per_block,
         latent_channels=latent_channels,
         norm_num_groups=norm_num_groups,
         scaling_factor=SCALING_FACTOR,
+        mid_block_add_attention=mid_attention,
     )
 
 
@@ -79,7 +82,7 @@ def decode_clip(vae: AutoencoderKL, latents: Tensor, chunk: int = 1) -> Tensor:
     """
 
     def decode(frames: Tensor) -> Tensor:
-        return vae.decode(frames, return_dict=False)[0]
+        return vae.decode(frames, return_dict=False)[0]  # pyright: ignore[reportArgumentType]
 
     return _by_frames(decode, latents / vae.config["scaling_factor"], chunk)
 

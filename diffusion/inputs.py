@@ -1,0 +1,126 @@
+"""Checks what a caller hands to the pipeline, and brings it to one shape: batched float32 tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion.errors import UserError
+
+# Renderers overshoot a little; what lies further out than this is in another unit.
+TOLERANCE = 0.01
+
+
+@dataclass
+class RepairInputs:
+    """`rgb` [B,T,H,W,3] in [0, 1]; `depth` and `alpha` [B,T,H,W,1] or None; `references[b][i]` [h,w,3] in [0, 1], the
+    same number for each clip; `batched` tells whether the caller gave a batch."""
+
+    rgb: Tensor
+    depth: Tensor | None
+    alpha: Tensor | None
+    references: list[list[Tensor]]
+    batched: bool
+
+
+def check_inputs(rgb: Any, depth: Any, alpha: Any, references: Any, device: torch.device) -> RepairInputs:
+    """Arguments of `RGBDVideoRepairPipeline.__call__` -> checked tensors on `device`.
+
+    Raises:
+        UserError: for wrong shapes, values out of range or not finite, and clips with unequal numbers of references.
+    """
+    frames = _tensor(rgb, "rgb", device)
+    batched = frames.ndim == 5
+    frames = frames if batched else frames[None]
+    if frames.ndim != 5 or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise UserError(
+            f"rgb has the shape {_shape(rgb)}; expected [T,H,W,3], or [B,T,H,W,3] for a batch, nothing of size 0"
+        )
+    _check_range(frames, "rgb")
+    maps: list[Tensor | None] = []
+    for name, value in (("depth", depth), ("alpha", alpha)):
+        if value is None:
+            maps.append(None)
+            continue
+        tensor = _tensor(value, name, device, is_image=name == "alpha")
+        tensor = tensor if batched else tensor[None]
+        expected = (*frames.shape[:-1], 1)
+        if tuple(tensor.shape) != expected:
+            wanted = list(expected if batched else expected[1:])
+            raise UserError(f"{name} has the shape {_shape(value)}; expected {wanted} to go with rgb")
+        maps.append(tensor)
+    if maps[0] is not None:
+        _check_depth(maps[0])
+    if maps[1] is not None:
+        _check_range(maps[1], "alpha")
+    return RepairInputs(frames, maps[0], maps[1], _references(references, len(frames), batched, device), batched)
+
+
+def _references(value: Any, batch: int, batched: bool, device: torch.device) -> list[list[Tensor]]:
+    """Photos of each clip. One clip: [h,w,3], [n,h,w,3] or a list of [h,w,3]; a batch: a sequence of those."""
+    if value is None:
+        raise UserError("no reference was given; expected at least one photo [h,w,3] of the scene")
+    clips = list(value) if batched else [value]
+    if len(clips) != batch:
+        raise UserError(f"references were given for {len(clips)} clips; expected one entry for each of {batch}")
+    photos = [_photos(clip, device) for clip in clips]
+    if len({len(p) for p in photos}) > 1:
+        counts = [len(p) for p in photos]
+        raise UserError(f"the clips of the batch have {counts} references; expected the same number for each")
+    return photos
+
+
+def _photos(value: Any, device: torch.device) -> list[Tensor]:
+    if isinstance(value, Sequence):
+        photos = [_tensor(v, "reference", device) for v in value]
+    else:
+        tensor = _tensor(value, "reference", device)
+        photos = list(tensor) if tensor.ndim == 4 else [tensor]
+    if not photos:
+        raise UserError("the list of references is empty; expected at least one photo [h,w,3]")
+    for photo in photos:
+        if photo.ndim != 3 or photo.shape[-1] != 3 or 0 in photo.shape:
+            raise UserError(f"a reference has the shape {_shape(photo)}; expected [h,w,3] or [n,h,w,3]")
+        _check_range(photo, "reference")
+    return photos
+
+
+def _tensor(value: Any, name: str, device: torch.device, is_image: bool = True) -> Tensor:
+    """Anything numeric -> float32. An image in uint8 is taken as 0..255."""
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        value = torch.from_numpy(np.ascontiguousarray(value))
+    if not isinstance(value, Tensor):
+        raise UserError(f"{name} is a {type(value).__name__}; expected a torch tensor or a numpy array of numbers")
+    if value.is_complex():
+        raise UserError(f"{name} holds complex numbers; expected real ones")
+    scale = 255.0 if is_image and value.dtype == torch.uint8 else 1.0
+    return value.detach().to(device, torch.float32) / scale
+
+
+def _check_range(tensor: Tensor, name: str) -> None:
+    _check_finite(tensor, name)
+    low, high = float(tensor.min()), float(tensor.max())
+    if low < -TOLERANCE or high > 1 + TOLERANCE:
+        raise UserError(f"{name} lies in [{low:.4g}, {high:.4g}]; expected [0, 1] (or uint8)")
+
+
+def _check_depth(tensor: Tensor) -> None:
+    _check_finite(tensor, "depth")
+    low = float(tensor.min())
+    if low < 0:
+        raise UserError(f"depth goes down to {low:.4g}; expected positive depth, and 0 where there is nothing")
+
+
+def _check_finite(tensor: Tensor, name: str) -> None:
+    bad = int((~torch.isfinite(tensor)).sum())
+    if bad:
+        raise UserError(f"{name} holds {bad} NaN or infinite values of {tensor.numel()}; expected finite numbers")
+
+
+def _shape(value: Any) -> list[int]:
+    return list(value.shape)

@@ -1,0 +1,389 @@
+"""The pipeline: renderings with artifacts and photos in, repaired RGB-D frames out."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import CLIPVisionModel
+
+from diffusion.conditioning import (
+    clip_context,
+    encode_mean,
+    join_references,
+    latent_context,
+    parameter_versions,
+)
+from diffusion.errors import UserError
+from diffusion.inputs import RepairInputs, check_inputs
+from diffusion.locate import check_folder, loading_errors_in_one_line, locate_weights
+from diffusion.models.resampler import Resampler
+from diffusion.models.unet import RGBDVideoUNet
+from diffusion.models.vae import decode_clip, encode_clip
+from diffusion.postprocess import split_frames
+from diffusion.preprocess import (
+    Letterbox,
+    given_range_disparity,
+    latent_opacity,
+    letterbox,
+    minmax_disparity,
+    percentile_disparity,
+    to_network,
+)
+from diffusion.sampling import Denoiser, Guidance, RenderStart
+from diffusion.schedulers import RescaledDDIMScheduler, RescaledDPMSolverScheduler
+
+Generators = torch.Generator | list[torch.Generator] | None
+Frames = Tensor | NDArray[np.generic]
+Callback = Callable[[Any, int, int, dict[str, Tensor]], dict[str, Tensor]]
+OUTPUT_TYPES = ("pt", "np", "latent")
+
+
+@dataclass
+class RepairOutput(BaseOutput):
+    """`rgb` [T,H,W,3] in [0, 1]; `disparity` [T,H,W,1] in [0, 1], 1 = nearest, relative to the clip (None for a model
+    without a depth channel). A leading B for a batch. With `output_type="latent"`, `rgb` holds the latents
+    [B,c,T,h,w] of the padded clip and `disparity` is None."""
+
+    rgb: Frames
+    disparity: Frames | None
+
+
+class RGBDVideoRepairPipeline(DiffusionPipeline):
+    """Repairs clips of RGB-D renderings, given photos of the scene.
+
+    Args:
+        unet: the denoiser. Its input channels are the noisy latent's, the renderings' latent's and, where one more is
+            left over, the renderings' opacity.
+        vae: RGB-D autoencoder (4 image channels), or of RGB alone (3).
+        resampler: makes context tokens of a photo's tokens.
+        scheduler: the sampler; any with the interface of `RescaledDDIMScheduler`.
+        image_encoder: CLIP vision tower for the photos; None = the photos' own VAE latents are the tokens.
+        sample_posterior: whether renderings are encoded by a sample of the VAE's posterior (official) or its mean.
+        disparity_rule: "minmax" (official) or "percentile", see `preprocess`.
+        reference_size: height and width that photos are brought to where there is no image encoder.
+        token_patch: side of a photo's token in latent positions where there is no image encoder.
+        default_steps, default_guidance_scale, default_guidance_rescale: what a call uses unless told otherwise.
+    """
+
+    model_cpu_offload_seq = "image_encoder->resampler->unet->vae"
+    _optional_components = ["image_encoder"]
+    _callback_tensor_inputs = ["latents"]
+
+    unet: RGBDVideoUNet
+    vae: AutoencoderKL
+    resampler: Resampler
+    scheduler: RescaledDDIMScheduler | RescaledDPMSolverScheduler
+    image_encoder: CLIPVisionModel | None
+
+    def __init__(
+        self,
+        unet: RGBDVideoUNet,
+        vae: AutoencoderKL,
+        resampler: Resampler,
+        scheduler: RescaledDDIMScheduler | RescaledDPMSolverScheduler,
+        image_encoder: CLIPVisionModel | None = None,
+        sample_posterior: bool = True,
+        disparity_rule: str = "minmax",
+        reference_size: list[int] | tuple[int, ...] = (192, 320),
+        token_patch: int = 2,
+        default_steps: int = 25,
+        default_guidance_scale: float = 3.2,
+        default_guidance_rescale: float = 0.7,
+    ) -> None:
+        super().__init__()
+        self.register_modules(unet=unet, vae=vae, resampler=resampler, scheduler=scheduler, image_encoder=image_encoder)
+        self.register_to_config(
+            sample_posterior=sample_posterior,
+            disparity_rule=disparity_rule,
+            reference_size=tuple(reference_size),
+            token_patch=token_patch,
+            default_steps=default_steps,
+            default_guidance_scale=default_guidance_scale,
+            default_guidance_rescale=default_guidance_rescale,
+        )
+        self._null_context: tuple[tuple[Any, ...], Tensor] | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> RGBDVideoRepairPipeline:
+        """Load weights: a folder written by `save_pretrained`, the name of bundled weights, or a hub id.
+
+        Args:
+            pretrained_model_name_or_path: looked up in this order.
+            kwargs: as in diffusers, e.g. `torch_dtype`; `revision`, `cache_dir` and `local_files_only` for a hub id.
+
+        Raises:
+            UserError: one line, if there are no such weights, a file is missing or broken, or the folder holds
+                something else.
+        """
+        hub = {k: kwargs.pop(k) for k in ("revision", "cache_dir", "local_files_only") if k in kwargs}
+        folder = locate_weights(str(pretrained_model_name_or_path), **hub)
+        with loading_errors_in_one_line(folder):
+            check_folder(folder, given=set(kwargs))
+            return super().from_pretrained(folder, **kwargs)
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width in pixels are padded to a multiple of this: the VAE's factor times the UNet's."""
+        return self.vae_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels per latent position, along each side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
+    def takes_opacity(self) -> bool:
+        """Whether the UNet has an input channel for the renderings' opacity."""
+        latent = self.vae.config.latent_channels  # pyright: ignore[reportAttributeAccessIssue]
+        return self.unet.config.in_channels == 2 * latent + 1  # pyright: ignore[reportAttributeAccessIssue]
+
+    def compile(self, **kwargs: Any) -> None:
+        """`torch.compile` the UNet and both halves of the VAE in place; saving still works. Takes its arguments."""
+        for module in (self.unet, self.vae.encoder, self.vae.decoder):
+            module.compile(**kwargs)
+
+    def use_channels_last(self) -> None:
+        """Lay the 2-D convolutions' weights out channels-last, which CPUs and tensor cores are quicker with."""
+        for component in (self.unet, self.vae):
+            for module in component.modules():
+                if isinstance(module, nn.Conv2d):
+                    module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        rgb: Frames,
+        depth: Frames | None,
+        alpha: Frames | None = None,
+        references: Frames | Sequence[Any] | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_rescale: float | None = None,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        strength: float = 1.0,
+        eta: float | None = None,
+        fps: int | None = None,
+        disparity_range: tuple[float, float] | None = None,
+        min_frames: int = 1,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+        posterior_noise: Tensor | None = None,
+        step_noise: Tensor | None = None,
+        vae_chunk: int = 4,
+        batch_guidance: bool = True,
+        output_type: str = "pt",
+        callback_on_step_end: Callback | None = None,
+    ) -> RepairOutput:
+        """Repair one clip, or a batch of clips of equal size.
+
+        Args:
+            rgb: [T,H,W,3] in [0, 1] (or uint8), any T, H, W >= 1; [B,T,H,W,3] for a batch.
+            depth: [T,H,W,1], any unit, 0 where nothing was rendered. None = no depth known: the network sees a
+                constant middle disparity, which makes it a monocular depth estimator.
+            alpha: opacity [T,H,W,1] in [0, 1]. None = 1 where there is depth (everywhere, if `depth` is None).
+            references: photos in [0, 1]: [h,w,3], [n,h,w,3] or a list of [h,w,3] of any size. For a batch, one of these
+                for each clip, the same number of photos for each.
+            num_inference_steps: steps of the sampler; None = the weights' default, as for the next two.
+            guidance_scale: 1 = no guidance, and half the work.
+            guidance_rescale: see `guidance.rescale`, in [0, 1].
+            guidance_interval: noise levels, as shares of the training timesteps, at which guidance is used.
+            strength: in (0, 1]; below 1 the sampler starts from the noised renderings, see `RenderStart`: by opacity
+                where `alpha` is given, else alike everywhere, which also saves 1 - strength of the steps.
+            eta: noise added by each step of DDIM; None = the scheduler's.
+            fps: frame rate that the network is told; None = its default.
+            disparity_range: disparities (1 / depth) that map to 0 and 1. None = each clip's own, by the weights' rule.
+            min_frames: shorter clips are extended by running backwards, and cut again.
+            generator: seeds the noise. For a batch, a list with one for each clip makes the result independent of
+                the batch.
+            latents: initial noise [B,c,T',h',w'] of the padded clip, instead of the generator's.
+            posterior_noise: [B,c,T',h',w'], the noise of the VAE's posterior.
+            step_noise: [steps,B,c,T',h',w'], the noise that the sampler adds.
+            vae_chunk: frames per call of the VAE; only memory depends on it.
+            batch_guidance: both branches of guidance in one pass; False takes two, with half the memory.
+            output_type: "pt", "np" or "latent".
+            callback_on_step_end: called as f(pipeline, step, timestep, {"latents": ...}) after each step; may return
+                a dictionary with other latents.
+
+        Raises:
+            UserError: if anything of this is out of range or of the wrong shape.
+        """
+        steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
+        guidance = self._guidance(guidance_scale, guidance_rescale, guidance_interval, batch_guidance)
+        _check_numbers(steps, strength, vae_chunk, min_frames, output_type)
+        inputs = check_inputs(rgb, depth, alpha, references, self._execution_device)
+        box = letterbox(*inputs.rgb.shape[1:4], multiple=self.size_multiple, min_frames=min_frames)
+        frames, opacity = self._frames(inputs, box, disparity_range)
+        rendered = self._encode(frames, generator, posterior_noise, vae_chunk)
+        noise = self._noise(frames, generator, latents, "latents")
+        context, null_context = self._contexts(inputs, guidance)
+        denoiser = Denoiser(
+            unet=self.unet,
+            conditions=torch.cat([rendered, opacity], dim=1) if self.takes_opacity else rendered,
+            context=context,
+            null_context=null_context,
+            guidance=guidance,
+            train_timesteps=len(self.scheduler),
+            references=len(inputs.references[0]),
+            fps=fps,
+        )
+        start = RenderStart(rendered, noise, strength, None if inputs.alpha is None else opacity)
+        options = {"eta": eta, "generator": generator}
+        latents = self._sample(denoiser, start, steps, options, step_noise, callback_on_step_end)
+        output = self._output(latents, box, vae_chunk, inputs.batched, output_type)
+        self.maybe_free_model_hooks()
+        return output
+
+    def _guidance(
+        self, scale: float | None, rescale: float | None, interval: tuple[float, float], batched: bool
+    ) -> Guidance:
+        scale = self.config.default_guidance_scale if scale is None else scale
+        rescale = self.config.default_guidance_rescale if rescale is None else rescale
+        if not 0 <= rescale <= 1:
+            raise UserError(f"guidance_rescale is {rescale}; expected a number in [0, 1]")
+        if len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
+            raise UserError(f"guidance_interval is {interval}; expected (low, high) with 0 <= low <= high <= 1")
+        return Guidance(float(scale), float(rescale), (interval[0], interval[1]), batched)
+
+    def _frames(
+        self, inputs: RepairInputs, box: Letterbox, disparity_range: tuple[float, float] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Padded frames [B, C, T, H, W] in [-1, 1] for the VAE, and their opacity [B, 1, T, h, w] in [0, 1]."""
+        channels = [2 * inputs.rgb - 1]
+        if self.vae.config.in_channels > 3:
+            channels.append(self._disparity(inputs, disparity_range))
+        alpha = inputs.alpha
+        if alpha is None:
+            seen = torch.ones_like(inputs.rgb[..., :1]) if inputs.depth is None else inputs.depth > 0
+            alpha = seen.float()
+        frames = box.pad(to_network(torch.cat(channels, dim=-1)))
+        return frames, latent_opacity(box.pad(to_network(alpha.clamp(0, 1))), self.vae_factor)
+
+    def _disparity(self, inputs: RepairInputs, given: tuple[float, float] | None) -> Tensor:
+        if inputs.depth is None:
+            return torch.zeros_like(inputs.rgb[..., :1])
+        if given is not None:
+            if not 0 <= given[0] < given[1]:
+                raise UserError(f"disparity_range is {given}; expected (low, high) with 0 <= low < high")
+            return given_range_disparity(inputs.depth, *given).values
+        rules = {"minmax": minmax_disparity, "percentile": percentile_disparity}
+        return rules[self.config.disparity_rule](inputs.depth).values
+
+    def _encode(self, frames: Tensor, generator: Generators, noise: Tensor | None, chunk: int) -> Tensor:
+        """Latents [B, c, T, h, w] of the renderings, float32."""
+        if self.config.sample_posterior:
+            noise = self._noise(frames, generator, noise, "posterior_noise")
+            latents = encode_clip(self.vae, frames.to(self.vae.dtype), noise, chunk=chunk)
+        else:
+            latents = encode_mean(self.vae, frames, chunk)
+        if hasattr(self.vae, "_hf_hook"):
+            # With model offload on, the hooks would leave it on the device until its second turn, after the UNet.
+            self.vae.to("cpu")
+        return latents.float()
+
+    def _noise(self, frames: Tensor, generator: Generators, given: Tensor | None, name: str) -> Tensor:
+        """Gaussian noise like the latents of these frames, [B, c, T, h, w]; what is `given` instead is checked."""
+        batch, _, length, height, width = frames.shape
+        factor = self.vae_factor
+        shape = (batch, self.vae.config.latent_channels, length, height // factor, width // factor)
+        if given is None:
+            return randn_tensor(shape, generator=generator, device=frames.device, dtype=torch.float32)  # pyright: ignore[reportArgumentType]
+        if tuple(given.shape) != shape:
+            raise UserError(f"{name} has the shape {list(given.shape)}; expected {list(shape)}")
+        return given.to(frames.device, torch.float32)
+
+    def _contexts(self, inputs: RepairInputs, guidance: Guidance) -> tuple[Tensor, Tensor | None]:
+        """Context tokens [B, n * Q, D] of the clips' photos, and of none (only if guidance is on)."""
+        count = len(inputs.references[0])
+        photos = [2 * photo.movedim(-1, 0) - 1 for clip in inputs.references for photo in clip]
+        tokens = self._photo_tokens(photos).unflatten(0, (-1, count))
+        split = self.unet.config.context_split
+        context = join_references(tokens, split)
+        if guidance.scale == 1.0:
+            return context, None
+        null = self._null_tokens().to(context).expand(len(tokens), count, -1, -1)
+        return context, join_references(null, split)
+
+    def _photo_tokens(self, photos: list[Tensor]) -> Tensor:
+        if self.image_encoder is not None:
+            return clip_context(self.image_encoder, self.resampler, photos)
+        size, patch = tuple(self.config.reference_size), self.config.token_patch
+        return latent_context(self.vae, self.resampler, photos, size, patch)
+
+    def _null_tokens(self) -> Tensor:
+        """Tokens [1, Q, D] of a grey image, which stands for no photo; computed once for given weights."""
+        encoder = self.vae if self.image_encoder is None else self.image_encoder
+        key = (self.resampler.dtype, *parameter_versions(encoder, self.resampler))
+        if self._null_context is None or self._null_context[0] != key:
+            grey = torch.zeros(3, 224, 224, device=self._execution_device)
+            self._null_context = (key, self._photo_tokens([grey]))
+        return self._null_context[1]
+
+    def _sample(
+        self,
+        denoiser: Denoiser,
+        start: RenderStart,
+        steps: int,
+        step_options: dict[str, Any],
+        step_noise: Tensor | None,
+        callback: Callback | None,
+    ) -> Tensor:
+        """The sampling loop: noise -> clean latents [B, c, T, h, w], float32 throughout."""
+        scheduler = self.scheduler
+        scheduler.set_timesteps(steps, device=start.noise.device)
+        first = start.first_step(steps)
+        if first and hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(first)  # pyright: ignore[reportAttributeAccessIssue]
+        latents = start.noise * scheduler.init_noise_sigma
+        accepted = set(inspect.signature(scheduler.step).parameters)
+        options = {k: v for k, v in step_options.items() if k in accepted and v is not None}
+        with self.progress_bar(total=steps - first) as bar:
+            for index in range(first, steps):
+                timestep = scheduler.timesteps[index]
+                latents = start.impose(latents, index, steps, scheduler)
+                prediction = denoiser(scheduler.scale_model_input(latents, timestep), int(timestep))
+                if step_noise is not None:
+                    options["variance_noise"] = step_noise[index].to(latents)
+                latents = scheduler.step(prediction, timestep, latents, **options, return_dict=False)[0]
+                if callback is not None:
+                    latents = callback(self, index, int(timestep), {"latents": latents}).get("latents", latents)
+                bar.update()
+        return latents
+
+    def _output(self, latents: Tensor, box: Letterbox, chunk: int, batched: bool, kind: str) -> RepairOutput:
+        if kind == "latent":
+            return RepairOutput(rgb=latents, disparity=None)
+        decoded = decode_clip(self.vae, latents.to(self.vae.dtype), chunk)
+        if not torch.isfinite(decoded).all():
+            raise UserError(
+                f"the decoded frames hold NaN or infinite values (computed in {self.unet.dtype}); use bfloat16 or "
+                f"float32, and check the weights"
+            )
+        rgb, disparity = split_frames(box.crop(decoded))
+        frames = [f if f is None or batched else f[0] for f in (rgb, disparity)]
+        if kind == "np":
+            frames = [None if f is None else f.cpu().numpy() for f in frames]
+        return RepairOutput(rgb=frames[0], disparity=frames[1])
+
+
+def _check_numbers(steps: int, strength: float, chunk: int, min_frames: int, kind: str) -> None:
+    for name, value in (("num_inference_steps", steps), ("vae_chunk", chunk), ("min_frames", min_frames)):
+        if value < 1 or value != int(value):
+            raise UserError(f"{name} is {value}; expected a whole number of at least 1")
+    if not 0 < strength <= 1:
+        raise UserError(f"strength is {strength}; expected a number in (0, 1], 1 = start from noise")
+    if kind not in OUTPUT_TYPES:
+        raise UserError(f"output_type is {kind!r}; expected one of {', '.join(OUTPUT_TYPES)}")

@@ -1,0 +1,72 @@
+"""Before and after, side by side: a PNG sheet, and a video where a writer is at hand."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from diffusion.clips import save_image, temporary_path
+
+logger = logging.getLogger(__name__)
+
+Frames = NDArray[np.float32]
+
+
+def side_by_side(columns: list[Frames]) -> NDArray[np.uint8]:
+    """Clips [T, H, W, 3 or 1] in [0, 1] -> [T, H, W * len(columns), 3] uint8. One channel is shown as grey."""
+    wide = [np.broadcast_to(c, (*c.shape[:3], 3)) for c in columns]
+    return (np.concatenate(wide, axis=2) * 255 + 0.5).clip(0, 255).astype(np.uint8)
+
+
+def shown_disparity(depth: Frames) -> Frames:
+    """Depth [T, H, W, 1] (0 = hole) as grey in [0, 1], nearest white, holes black; 2 % of either end are clipped."""
+    valid = depth > 0
+    if not valid.any():
+        return np.zeros_like(depth, dtype=np.float32)
+    disparity = np.where(valid, 1.0 / np.where(valid, depth, 1.0), 0.0)
+    low, high = np.quantile(disparity[valid], [0.02, 0.98])
+    span = high - low if high > low else 1.0
+    return np.where(valid, (disparity - low) / span, 0.0).clip(0, 1).astype(np.float32)
+
+
+def write_sheet(path: Path, frames: NDArray[np.uint8], rows: int = 8) -> None:
+    """Write up to `rows` evenly spaced frames [T, H, W, 3], one below the other, as an image."""
+    chosen = np.unique(np.linspace(0, len(frames) - 1, min(rows, len(frames))).round().astype(int))
+    save_image(Image.fromarray(np.concatenate(list(frames[chosen]), axis=0)), path)
+
+
+def write_video(path: Path, frames: NDArray[np.uint8], fps: int = 8) -> Path:
+    """Write frames [T, H, W, 3] as an MP4, or as a GIF beside it where no MP4 writer is installed.
+
+    Returns:
+        The path written: `path`, or `path` with the ending .gif.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        import imageio.v3 as imageio
+    except ImportError:
+        return _write_gif(path.with_suffix(".gif"), frames, fps)
+    temporary = temporary_path(path)
+    # H.264 in its common form wants even sides.
+    even = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
+    try:
+        imageio.imwrite(temporary, even, fps=fps, codec="libx264", macro_block_size=1, plugin="FFMPEG")
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        temporary.unlink(missing_ok=True)
+        logger.info("no MP4 writer (%s); writing a GIF", error)
+        return _write_gif(path.with_suffix(".gif"), frames, fps)
+    os.replace(temporary, path)
+    return path
+
+
+def _write_gif(path: Path, frames: NDArray[np.uint8], fps: int) -> Path:
+    images = [Image.fromarray(frame) for frame in frames]
+    temporary = temporary_path(path)
+    images[0].save(temporary, save_all=True, append_images=images[1:], duration=1000 // fps, loop=0)
+    os.replace(temporary, path)
+    return path
