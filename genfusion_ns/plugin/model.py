@@ -229,7 +229,7 @@ class GenFusionModel(SplatfactoModel):
         """Degree of the colour at this step; the full one outside of training."""
         if not self.training:
             return self.config.sh_degree
-        return schedule.sh_degree(self.step, self.scaled(self.config.sh_degree_interval), self.config.sh_degree)
+        return schedule.sh_degree(self.step, self.config.sh_degree, self.scaled(self.config.sh_degree_interval))
 
     def surface_depth(self, render: Render) -> Tensor:
         """[H, W, 1] (1 - depth_ratio) * expected + depth_ratio * median depth."""

@@ -91,7 +91,7 @@ class GenFusionTrainer(Trainer):
         else:
             self._skip_bad_step(step)
         self.optimizers.scheduler_step_all(step)
-        return loss, loss_dict, metrics_dict
+        return loss.detach(), {name: value.detach() for name, value in loss_dict.items()}, metrics_dict
 
     def _is_finite(self, loss: torch.Tensor) -> bool:
         # From the optimisers themselves: densification replaces Parameters, and Nerfstudio's own list goes stale.

@@ -42,8 +42,11 @@ def test_resume_continues_bit_for_bit(scene, make_config, train, monkeypatch, sa
         model.reference_iterations, model.sh_degree_interval = 30, 7
         model.distortion_start, model.normal_start = 5, 8
         densifier = model.densifier
-        densifier.start, densifier.stop, densifier.every, densifier.reset_every = 5, 24, 10, 15
-        densifier.pause_after_reset, densifier.grow_grad2d = 2, 1e-6
+        densifier.start, densifier.stop, densifier.every, densifier.reset_every = 5, 24, 10, 22
+        densifier.grow_grad2d = 1e-6
+        views = made.pipeline.datamanager
+        views.reference_iterations, views.loop.start, views.loop.every, views.loop.until = 30, 8, 8, 26
+        views.loop.frames, views.loop.max_side = 4, 24
         return made
 
     whole = train(config())
@@ -62,6 +65,7 @@ def test_resume_continues_bit_for_bit(scene, make_config, train, monkeypatch, sa
         trainer.train()
     second = train(config(load_dir=first.get_checkpoint_dir(), timestamp="second"))
     assert second._start_step == saved + 1
+    assert len(second.pipeline.datamanager.loop_state.reports) == 3
     assert second.pipeline.model.num_points > 400  # it did densify
     assert_same(final_state(whole), final_state(second))
 
