@@ -210,11 +210,7 @@ def split_in_plane(
     local = torch.cat([noise * scales[rows, :2].exp(), torch.zeros_like(noise[:, :1])], dim=-1)
     means[rows] += rotate(params["quats"].data[rows], local)
     scales[rows, :2] -= math.log(shrink)
-    for optimizer in optimizers.values():
-        for moments in optimizer.state.values():
-            for name, values in moments.items():
-                if name != "step":
-                    values[chosen] = 0
+    _forget_moments(optimizers, chosen)
 
 
 def rotate(quats: Tensor, vectors: Tensor) -> Tensor:
@@ -239,7 +235,7 @@ def prune_splats(
     if bool(gone.all()):
         log.warning("all %d splats were to be pruned; keeping the most opaque ones", len(gone))
         if bool(broken.all()):
-            _mend_first(params)
+            _mend_first(params, optimizers)
             broken = broken.clone()
             broken[0] = False
         opacity = torch.where(broken, -math.inf, params["opacities"][:, 0])
@@ -251,9 +247,18 @@ def prune_splats(
     return count
 
 
-def _mend_first(params: Params) -> None:
-    fill = {"scales": math.log(0.01), "opacities": 0.0}
+def _mend_first(params: Params, optimizers: Optimizers) -> None:
+    fill = {"scales": math.log(0.01)}
     for name, values in params.items():
         values.data[0] = fill.get(name, 0.0)
     params["scales"].data[0, 2] = math.log(THICKNESS)
     params["quats"].data[0, 0] = 1.0
+    _forget_moments(optimizers, torch.zeros(1, dtype=torch.long, device=params["means"].device))
+
+
+def _forget_moments(optimizers: Optimizers, rows: Tensor) -> None:
+    for optimizer in optimizers.values():
+        for moments in optimizer.state.values():
+            for name, values in moments.items():
+                if name != "step":
+                    values[rows] = 0

@@ -62,7 +62,7 @@ def up_axis(cameras: Sequence[Camera]) -> Tensor:
     right = torch.stack([camera.w2c[0, :3] for camera in cameras]).double()
     image_up = -torch.stack([camera.w2c[1, :3] for camera in cameras]).double()
     mean_up = image_up.mean(0)
-    scatter = right.T @ right / len(right) - 0.05 * torch.outer(mean_up, mean_up)
+    scatter = right.T @ right / len(right) - 1e-3 * torch.outer(mean_up, mean_up)
     axis = torch.linalg.eigh(scatter).eigenvectors[:, 0]
     if axis @ mean_up < 0:
         axis = -axis

@@ -107,34 +107,39 @@ def normal_consistency(normal: Tensor, surface_normal: Tensor, alpha: Tensor) ->
     return (alpha.detach() * defined * (1.0 - agreement)).mean()
 
 
-def fit_scale_shift(source: Tensor, target: Tensor, weight: Tensor, iterations: int = 8) -> tuple[Tensor, Tensor]:
-    """Robust a, b with a * source + b ~ target: least absolute deviations by reweighted least squares, no gradient.
+def fit_scale_shift(source: Tensor, target: Tensor, weight: Tensor, iterations: int = 10) -> tuple[Tensor, Tensor]:
+    """Robust a > 0 and b with a * source + b ~ target, without gradient.
 
-    Starts from the weighted medians and mean deviations (MiDaS's alignment), which outliers do not move far. Where the
-    two maps do not rise together the fit would turn one upside down; the starting values are kept there instead.
+    Starts from medians and median deviations (MiDaS's alignment), then reweights least squares with Geman and McClure's
+    (c^2 / (c^2 + r^2))^2, c from the median residual. Those weights fall faster than a residual grows: a floater just
+    in front of the camera has a huge disparity, and would bend a fit by least absolute deviations too. Where the two
+    maps do not rise together a fit would turn one upside down; the starting values are kept there instead.
 
     Args:
         source, target: [M] values.
         weight: [M] >= 0, with a positive sum.
 
     Returns:
-        scalars a > 0 and b.
+        scalars a and b.
     """
     with torch.no_grad():
         (source_mid, source_dev), (target_mid, target_dev) = _spread(source, weight), _spread(target, weight)
         start = target_dev / source_dev.clamp_min(1e-12)
-        scale, shift = start, target_mid - start * source_mid
-        centred = source - source_mid
+        start_shift = target_mid - start * source_mid
+        scale, shift, rising = start, start_shift, torch.ones_like(start, dtype=torch.bool)
+        least = 1e-4 * target_dev.clamp_min(1e-12)
         for _ in range(iterations):
-            residual = (scale * source + shift - target).abs()
-            w = weight / residual.clamp_min(1e-3 * target_dev.clamp_min(1e-12))
+            square = (scale * source + shift - target).square()
+            cut = (4.0 * square[weight > 0].median()).clamp_min(least * least)
+            w = weight * (cut / (cut + square)).square()
             total = w.sum()
-            mean_s, mean_t = (w * centred).sum() / total, (w * target).sum() / total
-            variance = (w * (centred - mean_s) ** 2).sum()
-            slope = (w * (centred - mean_s) * (target - mean_t)).sum() / variance.clamp_min(1e-20)
-            if not slope > 1e-3 * start:
-                return start, target_mid - start * source_mid
-            scale, shift = slope, mean_t - slope * (mean_s + source_mid)
+            mean_s, mean_t = (w * source).sum() / total, (w * target).sum() / total
+            centred = source - mean_s
+            variance = (w * centred * centred).sum()
+            slope = (w * centred * (target - mean_t)).sum() / variance.clamp_min(1e-30)
+            rising = rising & (slope > 0.05 * start)
+            scale = torch.where(rising, slope, start)
+            shift = torch.where(rising, mean_t - slope * mean_s, start_shift)
         return scale, shift
 
 
@@ -156,9 +161,10 @@ def ssi_disparity(
 ) -> Tensor:
     """Difference of rendered and wanted disparity, whatever the scale and shift of either.
 
-    The render's disparity 1 / depth is fitted to the target on valid pixels (`fit_scale_shift`, detached); the loss is
-    the mean absolute residual plus `gradient_weight` times the mean absolute difference of neighbouring residuals, in
-    units of the target's own spread (after MiDaS, arXiv 1907.01341, eqs. 3-11; one scale).
+    The render's disparity 1 / depth is fitted to the target on valid pixels (`fit_scale_shift`, detached). With r the
+    residual in units of the target's own spread, the loss is the mean of log(1 + |r|) plus `gradient_weight` times the
+    mean of log(1 + |difference of neighbouring r|) (after MiDaS, arXiv 1907.01341, eqs. 3-11, one scale; the logarithm
+    is ours, since the disparity of a floater near the camera would outweigh the whole image).
 
     Args:
         depth: [H, W, 1] rendered z-depth; 0 (or not finite) = hole.
@@ -179,10 +185,10 @@ def ssi_disparity(
     scale, shift = fit_scale_shift(disparity[valid].detach(), target[valid], weight[valid])
     unit = _spread(target[valid], weight[valid])[1].clamp_min(1e-6 * target.abs().max().clamp_min(1e-12))
     residual = (scale * disparity + shift - target) / unit
-    loss = weighted_mean(residual.abs(), weight)
+    loss = weighted_mean(residual.abs().log1p(), weight)
     for axis in (0, 1):
         size = depth.shape[axis]
         pair = torch.minimum(weight.narrow(axis, 1, size - 1), weight.narrow(axis, 0, size - 1))
         step = residual.narrow(axis, 1, size - 1) - residual.narrow(axis, 0, size - 1)
-        loss = loss + gradient_weight * weighted_mean(step.abs(), pair)
+        loss = loss + gradient_weight * weighted_mean(step.abs().log1p(), pair)
     return loss

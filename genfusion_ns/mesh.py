@@ -89,7 +89,7 @@ def trim_depth(
     min_alpha: float,
     margin: float = 0.0,
 ) -> Tensor:
-    """[H, W, 1] depth on the CPU, 0 where it is uncovered, too far, not finite, or further than `margin` off the box."""
+    """[H, W, 1] depth on the CPU; 0 where uncovered, too far, not finite, or off the box by more than `margin`."""
     camera, depth, alpha = camera.to("cpu"), depth.detach().cpu(), alpha.detach().cpu()
     points = unproject(depth.nan_to_num(0.0, 0.0, 0.0), camera)
     inside = ((points >= low - margin) & (points <= high + margin)).all(dim=-1, keepdim=True)
