@@ -41,7 +41,7 @@ def extract(
     max_features: int,
     max_size: int,
     camera_model: str = "SIMPLE_RADIAL",
-    one_camera: bool = False,
+    shared_size: tuple[int, int] | None = None,
     threads: int = -1,
     advance: Advance | None = None,
 ) -> None:
@@ -51,7 +51,7 @@ def extract(
         max_features: at most so many features per image, the strongest in scale.
         max_size: larger images are shrunk to this many pixels on the long side for the search.
         camera_model: COLMAP's camera model of all images.
-        one_camera: all images share one camera (same lens, zoom and size), else one per image.
+        shared_size: width and height of all `names`, which then share one camera; None: each has its own.
         threads: CPU threads, -1 = all.
     """
     options = pycolmap.FeatureExtractionOptions()
@@ -59,11 +59,11 @@ def extract(
     options.sift.max_num_features = max_features
     reader = pycolmap.ImageReaderOptions()
     reader.camera_model = camera_model
-    mode = pycolmap.CameraMode.SINGLE if one_camera else pycolmap.CameraMode.PER_IMAGE
+    mode = pycolmap.CameraMode.SINGLE if shared_size else pycolmap.CameraMode.PER_IMAGE
     for start in range(0, len(names), _IMAGES_AT_ONCE):
         portion = list(names[start : start + _IMAGES_AT_ONCE])
-        if one_camera:
-            reader.existing_camera_id = _first_camera(database)
+        if shared_size:
+            reader.existing_camera_id = _camera_of_size(database, shared_size)
         pycolmap.extract_features(
             database,
             images,
@@ -111,8 +111,8 @@ def match(
             advance(len(portion))
 
 
-def _first_camera(database: Path) -> int:
-    """The id of a camera that the database holds, -1 where there is none yet."""
-    with contextlib.closing(pycolmap.Database.open(database)) as open_database:
-        cameras = open_database.read_all_cameras()
-    return cameras[0].camera_id if cameras else -1
+def _camera_of_size(database: Path, size: tuple[int, int]) -> int:
+    """The id of the database's camera for images of this size, -1 where there is none yet."""
+    with contextlib.closing(pycolmap.Database.open(database)) as found:
+        cameras = found.read_all_cameras()
+    return next((camera.camera_id for camera in cameras if (camera.width, camera.height) == size), -1)

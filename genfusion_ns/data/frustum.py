@@ -139,5 +139,5 @@ def _log_depth_slope(tree: KDTree, known: FloatArray, depth: FloatArray) -> floa
     if len(known) < 2:
         return np.inf
     distance, neighbour = tree.query(known, k=2)
-    change = np.abs(np.log(depth[neighbour[:, 1]] / depth))
-    return float(np.median(change / np.maximum(distance[:, 1], 1.0)))
+    gap, nearest = np.asarray(distance)[:, 1], np.asarray(neighbour)[:, 1]
+    return float(np.median(np.abs(np.log(depth[nearest] / depth)) / np.maximum(gap, 1.0)))
