@@ -89,9 +89,22 @@ def validate_scene(
     if len(names) < 2 or (not groups and len(keep) < 2):
         groups.append(_too_few(names, keep))
     if groups:
-        head = f"{scene} can't be used as it is; {sum(len(group.lines) for group in groups)} problems were found."
-        raise UserError("\n".join([head, *(group.text() for group in groups)]))
+        raise _scene_error(scene, groups)
     return SceneReport(keep, _notes(names, checks, photos))
+
+
+def validate_cameras(image_paths: Sequence[Path], c2w: FloatArray, K: FloatArray, *, scene: str = "The scene") -> None:
+    """Check poses and intrinsics alone, as the files have them (see `validate_scene` for the arguments).
+
+    To be called before a parser centres and scales the world, which turns one NaN, or poses that are all the same,
+    into NaN everywhere.
+
+    Raises:
+        UserError: every broken pose and intrinsics.
+    """
+    groups = _camera_groups(_short_names(image_paths), np.asarray(c2w, np.float64), np.asarray(K, np.float64))
+    if groups:
+        raise _scene_error(scene, groups)
 
 
 def missing_scene_error(folder: Path, searched: Sequence[Path]) -> UserError:
@@ -108,6 +121,11 @@ def missing_scene_error(folder: Path, searched: Sequence[Path]) -> UserError:
         "`genfusion-prepare --images PHOTOS --output SCENE` (needs nothing else), or Nerfstudio's "
         "`ns-process-data images --data PHOTOS --output-dir SCENE` (needs COLMAP and ffmpeg); then pass --data SCENE."
     )
+
+
+def _scene_error(scene: str, groups: list[_Group]) -> UserError:
+    head = f"{scene} can't be used as it is; {sum(len(group.lines) for group in groups)} problems were found."
+    return UserError("\n".join([head, *(group.text() for group in groups)]))
 
 
 def _camera_groups(names: list[str], poses: FloatArray, K: FloatArray) -> list[_Group]:

@@ -7,6 +7,7 @@ Checks of images and poses, and initial points, are the datamanager's: they appl
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 
 from genfusion_ns.data.split import every_kth_split, load_split, spread_split
-from genfusion_ns.data.validate import missing_scene_error
+from genfusion_ns.data.validate import missing_scene_error, validate_cameras
 from genfusion_ns.errors import UserError
 
 COLMAP_FOLDERS = ("colmap/sparse/0", "sparse/0")
@@ -96,13 +97,17 @@ class GenFusionDataParser(DataParser):
         }
         if transforms.is_file():
             meta = read_transforms(transforms)
+            check_raw_cameras(transforms, meta)
             # Without a ply_file_path Nerfstudio asks questions on the terminal; the datamanager has better points.
             parser = NerfstudioDataParserConfig(**common, load_3D_points="ply_file_path" in meta).setup()
             names = {split: meta[key] for split, key in SPLIT_KEYS.items() if key in meta}
-            if names:
-                outputs = concatenate([parser.get_dataparser_outputs(split=split) for split in names])
-            else:
-                outputs = parser.get_dataparser_outputs(split="test")
+            try:
+                outputs = concatenate([parser.get_dataparser_outputs(split=split) for split in names or ("test",)])
+            except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"{transforms} could not be read by Nerfstudio: {error}. Write it again with genfusion-prepare or "
+                    "ns-process-data."
+                ) from error
             return sort_by_name(outputs), names
         for folder in COLMAP_FOLDERS:
             if (data / folder).is_dir():
@@ -144,6 +149,28 @@ def read_transforms(path: Path) -> dict[str, Any]:
     if not isinstance(meta, dict) or not meta.get("frames"):
         raise UserError(f"{path} lists no frames. Write it again with genfusion-prepare or ns-process-data.")
     return meta
+
+
+def check_raw_cameras(path: Path, meta: dict[str, Any]) -> None:
+    """Check poses and focal lengths as transforms.json has them.
+
+    Raises:
+        UserError: a frame without a pose, or every broken pose and focal length.
+    """
+    names, poses, K = [], [], []
+    for number, frame in enumerate(meta["frames"]):
+        try:
+            names.append(Path(frame["file_path"]))
+            poses.append(np.array(frame["transform_matrix"], dtype=np.float64).reshape(-1, 4)[:3])
+            focal = [float(frame.get(key, meta.get(key, math.nan))) for key in ("fl_x", "fl_y")]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path}: frame {number} could not be read ({type(error).__name__}: {error}). Expected file_path, "
+                "transform_matrix (4 x 4 numbers), and fl_x, fl_y in pixels there or at the top. Write the file again "
+                "with genfusion-prepare or ns-process-data."
+            ) from None
+        K.append(np.diag([*focal, 1.0]))
+    validate_cameras(names, np.stack(poses), np.stack(K), scene=str(path))
 
 
 def indices_of(paths: list[str], files: list[str]) -> list[int]:

@@ -81,9 +81,11 @@ def test_eval_psnr_is_that_of_the_written_pictures(run, tmp_path, no_lpips):
 @needs_ffmpeg
 def test_render_dataset_interpolate_and_camera_path(run, tmp_path):
     names = ["rgb", "depth", "normal", "accumulation"]
-    DatasetRender(load_config=run, output_path=tmp_path / "data", rendered_output_names=names, image_format="png").main()
+    DatasetRender(
+        load_config=run, output_path=tmp_path / "data", rendered_output_names=names, image_format="png"
+    ).main()
     for name in names:
-        pictures = list((tmp_path / "data" / "test" / name).glob("*.png"))
+        pictures = list((data / "test" / name).glob("*.png"))
         assert len(pictures) == 2
         assert np.asarray(Image.open(pictures[0])).std() > 1, name
     RenderInterpolated(
@@ -96,7 +98,9 @@ def test_render_dataset_interpolate_and_camera_path(run, tmp_path):
     ).main()
     assert len(list((tmp_path / "between").glob("*"))) >= 3
     path = tmp_path / "path.json"
-    camera_path.run(camera_path.CameraPathArguments(load_config=run, output=path, frames=4, kind="spiral", size=(32, 24)))
+    camera_path.run(
+        camera_path.CameraPathArguments(load_config=run, output=path, frames=4, kind="spiral", size=(32, 24))
+    )
     RenderCameraPath(
         load_config=run, output_path=tmp_path / "spiral", camera_path_filename=path, output_format="images"
     ).main()
@@ -117,7 +121,7 @@ def test_export_gaussian_splat(run, tmp_path):
 
 
 def test_mesh(run, tmp_path):
-    mesh.run(mesh.MeshArguments(load_config=run, output=tmp_path / "room.ply", min_alpha=0.2))
+    mesh.run(mesh.MeshArguments(load_config=run, output=tmp_path / "room.ply", voxel_size=0.08))
     found = o3d.io.read_triangle_mesh(str(tmp_path / "room.ply"))
     assert len(found.triangles) > 20 and found.has_vertex_colors()
     assert [path.name for path in tmp_path.iterdir()] == ["room.ply"]
