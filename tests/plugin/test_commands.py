@@ -85,7 +85,7 @@ def test_render_dataset_interpolate_and_camera_path(run, tmp_path):
         load_config=run, output_path=tmp_path / "data", rendered_output_names=names, image_format="png"
     ).main()
     for name in names:
-        pictures = list((data / "test" / name).glob("*.png"))
+        pictures = list((tmp_path / "data" / "test" / name).glob("*.png"))
         assert len(pictures) == 2
         assert np.asarray(Image.open(pictures[0])).std() > 1, name
     RenderInterpolated(
