@@ -1,0 +1,1 @@
+"""Official checkpoints -> a diffusers pipeline folder. The one place of this package that reads pickles."""
