@@ -69,7 +69,7 @@ def write_repaired(folder: Path, rgb: Array, disparity: Array | None, names: lis
         disparity: [T, H, W, 1] in [0, 1], or None.
         names: one per frame.
     """
-    arrays = {"rgb": rgb.astype(np.float16)}
+    arrays: dict[str, NDArray[np.floating]] = {"rgb": rgb.astype(np.float16)}
     for name, frame in zip(names, rgb, strict=True):
         image = Image.fromarray((frame * 255 + 0.5).clip(0, 255).astype(np.uint8))
         save_image(image, folder / "rgb" / f"{name}.png")
@@ -183,9 +183,10 @@ def _scaled(values: NDArray[np.generic], path: Path) -> Array:
     if values.dtype == np.int32:
         # Pillow hands 16-bit files over as int32 in some versions.
         return values.astype(np.float32) / 65535
-    if np.issubdtype(values.dtype, np.unsignedinteger) or values.dtype == bool:
-        top = 1 if values.dtype == bool else np.iinfo(values.dtype).max
-        return values.astype(np.float32) / top
+    if values.dtype in (np.uint8, np.uint16):
+        return values.astype(np.float32) / (255 if values.dtype == np.uint8 else 65535)
+    if values.dtype == bool:
+        return values.astype(np.float32)
     raise UserError(f"{path} holds numbers of type {values.dtype}; expected uint8, uint16 or floats in [0, 1]")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
@@ -17,7 +17,7 @@ from diffusion.preprocess import clip_pixels, latent_tokens
 
 def clip_context(image_encoder: CLIPVisionModel, resampler: nn.Module, photos: Sequence[Tensor]) -> Tensor:
     """Photos, each [3, h, w] in [-1, 1] and of any size -> context tokens [n, Q, D], by way of the CLIP tower."""
-    size = image_encoder.config.image_size
+    size = int(image_encoder.config.image_size)  # pyright: ignore[reportArgumentType]
     pixels = torch.cat([clip_pixels(photo[None], size) for photo in photos])
     tokens = image_tokens(image_encoder, pixels.to(image_encoder.dtype))
     return resampler(tokens.to(next(resampler.parameters()).dtype))

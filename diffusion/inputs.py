@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from diffusion.errors import UserError
+from diffusion.preprocess import given_range_disparity, minmax_disparity, percentile_disparity, to_network
 
 # Renderers overshoot a little; what lies further out than this is in another unit.
 TOLERANCE = 0.01
@@ -61,6 +62,42 @@ def check_inputs(rgb: Any, depth: Any, alpha: Any, references: Any, device: torc
     return RepairInputs(frames, maps[0], maps[1], _references(references, len(frames), batched, device), batched)
 
 
+def network_clips(inputs: RepairInputs, disparity: str | tuple[float, float], has_depth: bool) -> tuple[Tensor, Tensor]:
+    """What the networks see of the renderings.
+
+    Args:
+        inputs: checked.
+        disparity: the rule, "minmax" or "percentile", or the disparities that map to -1 and 1.
+        has_depth: whether the autoencoder has a depth channel.
+
+    Returns:
+        The frames [B, 4 (or 3), T, H, W] in [-1, 1], and their opacity [B, 1, T, H, W] in [0, 1].
+
+    Raises:
+        UserError: if `disparity` is neither.
+    """
+    rgb, depth, alpha = inputs.rgb, inputs.depth, inputs.alpha
+    channels = [2 * rgb - 1]
+    if has_depth:
+        unknown = torch.zeros_like(rgb[..., :1])
+        channels.append(unknown if depth is None else _normalised_disparity(depth, disparity))
+    if alpha is None:
+        alpha = torch.ones_like(rgb[..., :1]) if depth is None else (depth > 0).float()
+    return to_network(torch.cat(channels, dim=-1)), to_network(alpha.clamp(0, 1))
+
+
+def _normalised_disparity(depth: Tensor, rule: str | tuple[float, float]) -> Tensor:
+    if rule == "minmax":
+        return minmax_disparity(depth).values
+    if rule == "percentile":
+        return percentile_disparity(depth).values
+    if isinstance(rule, str):
+        raise UserError(f"the disparity rule is {rule!r}; expected 'minmax' or 'percentile'")
+    if len(rule) != 2 or not 0 <= rule[0] < rule[1]:
+        raise UserError(f"disparity_range is {rule}; expected (low, high) with 0 <= low < high")
+    return given_range_disparity(depth, *rule).values
+
+
 def _references(value: Any, batch: int, batched: bool, device: torch.device) -> list[list[Tensor]]:
     """Photos of each clip. One clip: [h,w,3], [n,h,w,3] or a list of [h,w,3]; a batch: a sequence of those."""
     if value is None:
@@ -92,8 +129,8 @@ def _photos(value: Any, device: torch.device) -> list[Tensor]:
 
 def _tensor(value: Any, name: str, device: torch.device, is_image: bool = True) -> Tensor:
     """Anything numeric -> float32. An image in uint8 is taken as 0..255."""
-    if isinstance(value, np.ndarray) and value.dtype != object:
-        value = torch.from_numpy(np.ascontiguousarray(value))
+    if isinstance(value, np.ndarray) and np.issubdtype(value.dtype, np.number):
+        value = torch.as_tensor(np.ascontiguousarray(value))
     if not isinstance(value, Tensor):
         raise UserError(f"{name} is a {type(value).__name__}; expected a torch tensor or a numpy array of numbers")
     if value.is_complex():

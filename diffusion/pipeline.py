@@ -6,13 +6,13 @@ import inspect
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline
-from diffusers.utils import BaseOutput
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.utils.outputs import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -26,21 +26,13 @@ from diffusion.conditioning import (
     parameter_versions,
 )
 from diffusion.errors import UserError
-from diffusion.inputs import RepairInputs, check_inputs
+from diffusion.inputs import RepairInputs, check_inputs, network_clips
 from diffusion.locate import check_folder, loading_errors_in_one_line, locate_weights
 from diffusion.models.resampler import Resampler
 from diffusion.models.unet import RGBDVideoUNet
 from diffusion.models.vae import decode_clip, encode_clip
 from diffusion.postprocess import split_frames
-from diffusion.preprocess import (
-    Letterbox,
-    given_range_disparity,
-    latent_opacity,
-    letterbox,
-    minmax_disparity,
-    percentile_disparity,
-    to_network,
-)
+from diffusion.preprocess import Letterbox, latent_opacity, letterbox
 from diffusion.sampling import Denoiser, Guidance, RenderStart
 from diffusion.schedulers import RescaledDDIMScheduler, RescaledDPMSolverScheduler
 
@@ -138,18 +130,18 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
     @property
     def size_multiple(self) -> int:
         """Height and width in pixels are padded to a multiple of this: the VAE's factor times the UNet's."""
-        return self.vae_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)  # pyright: ignore[reportAttributeAccessIssue]
+        return self.vae_factor * 2 ** (len(self.unet.config["block_out_channels"]) - 1)
 
     @property
     def vae_factor(self) -> int:
         """Pixels per latent position, along each side."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)  # pyright: ignore[reportAttributeAccessIssue]
+        return 2 ** (len(self.vae.config["block_out_channels"]) - 1)
 
     @property
     def takes_opacity(self) -> bool:
         """Whether the UNet has an input channel for the renderings' opacity."""
-        latent = self.vae.config.latent_channels  # pyright: ignore[reportAttributeAccessIssue]
-        return self.unet.config.in_channels == 2 * latent + 1  # pyright: ignore[reportAttributeAccessIssue]
+        latent = self.vae.config["latent_channels"]
+        return self.unet.config["in_channels"] == 2 * latent + 1
 
     def compile(self, **kwargs: Any) -> None:
         """`torch.compile` the UNet and both halves of the VAE in place; saving still works. Takes its arguments."""
@@ -221,12 +213,20 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         Raises:
             UserError: if anything of this is out of range or of the wrong shape.
         """
-        steps = self.config.default_steps if num_inference_steps is None else num_inference_steps
-        guidance = self._guidance(guidance_scale, guidance_rescale, guidance_interval, batch_guidance)
+        steps = self.config["default_steps"] if num_inference_steps is None else num_inference_steps
+        guidance = Guidance(
+            scale=self.config["default_guidance_scale"] if guidance_scale is None else guidance_scale,
+            rescale=self.config["default_guidance_rescale"] if guidance_rescale is None else guidance_rescale,
+            interval=guidance_interval,
+            batched=batch_guidance,
+        )
         _check_numbers(steps, strength, vae_chunk, min_frames, output_type)
         inputs = check_inputs(rgb, depth, alpha, references, self._execution_device)
         box = letterbox(*inputs.rgb.shape[1:4], multiple=self.size_multiple, min_frames=min_frames)
-        frames, opacity = self._frames(inputs, box, disparity_range)
+        rule = self.config["disparity_rule"] if disparity_range is None else disparity_range
+        has_depth = self.vae.config["in_channels"] > 3
+        frames, opacity = (box.pad(clip) for clip in network_clips(inputs, rule, has_depth))
+        opacity = latent_opacity(opacity, self.vae_factor)
         rendered = self._encode(frames, generator, posterior_noise, vae_chunk)
         noise = self._noise(frames, generator, latents, "latents")
         context, null_context = self._contexts(inputs, guidance)
@@ -247,58 +247,23 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return output
 
-    def _guidance(
-        self, scale: float | None, rescale: float | None, interval: tuple[float, float], batched: bool
-    ) -> Guidance:
-        scale = self.config.default_guidance_scale if scale is None else scale
-        rescale = self.config.default_guidance_rescale if rescale is None else rescale
-        if not 0 <= rescale <= 1:
-            raise UserError(f"guidance_rescale is {rescale}; expected a number in [0, 1]")
-        if len(interval) != 2 or not 0 <= interval[0] <= interval[1] <= 1:
-            raise UserError(f"guidance_interval is {interval}; expected (low, high) with 0 <= low <= high <= 1")
-        return Guidance(float(scale), float(rescale), (interval[0], interval[1]), batched)
-
-    def _frames(
-        self, inputs: RepairInputs, box: Letterbox, disparity_range: tuple[float, float] | None
-    ) -> tuple[Tensor, Tensor]:
-        """Padded frames [B, C, T, H, W] in [-1, 1] for the VAE, and their opacity [B, 1, T, h, w] in [0, 1]."""
-        channels = [2 * inputs.rgb - 1]
-        if self.vae.config.in_channels > 3:
-            channels.append(self._disparity(inputs, disparity_range))
-        alpha = inputs.alpha
-        if alpha is None:
-            seen = torch.ones_like(inputs.rgb[..., :1]) if inputs.depth is None else inputs.depth > 0
-            alpha = seen.float()
-        frames = box.pad(to_network(torch.cat(channels, dim=-1)))
-        return frames, latent_opacity(box.pad(to_network(alpha.clamp(0, 1))), self.vae_factor)
-
-    def _disparity(self, inputs: RepairInputs, given: tuple[float, float] | None) -> Tensor:
-        if inputs.depth is None:
-            return torch.zeros_like(inputs.rgb[..., :1])
-        if given is not None:
-            if not 0 <= given[0] < given[1]:
-                raise UserError(f"disparity_range is {given}; expected (low, high) with 0 <= low < high")
-            return given_range_disparity(inputs.depth, *given).values
-        rules = {"minmax": minmax_disparity, "percentile": percentile_disparity}
-        return rules[self.config.disparity_rule](inputs.depth).values
-
     def _encode(self, frames: Tensor, generator: Generators, noise: Tensor | None, chunk: int) -> Tensor:
         """Latents [B, c, T, h, w] of the renderings, float32."""
-        if self.config.sample_posterior:
+        if self.config["sample_posterior"]:
             noise = self._noise(frames, generator, noise, "posterior_noise")
             latents = encode_clip(self.vae, frames.to(self.vae.dtype), noise, chunk=chunk)
         else:
             latents = encode_mean(self.vae, frames, chunk)
         if hasattr(self.vae, "_hf_hook"):
             # With model offload on, the hooks would leave it on the device until its second turn, after the UNet.
-            self.vae.to("cpu")
+            self.vae.cpu()
         return latents.float()
 
     def _noise(self, frames: Tensor, generator: Generators, given: Tensor | None, name: str) -> Tensor:
         """Gaussian noise like the latents of these frames, [B, c, T, h, w]; what is `given` instead is checked."""
         batch, _, length, height, width = frames.shape
         factor = self.vae_factor
-        shape = (batch, self.vae.config.latent_channels, length, height // factor, width // factor)
+        shape = (batch, self.vae.config["latent_channels"], length, height // factor, width // factor)
         if given is None:
             return randn_tensor(shape, generator=generator, device=frames.device, dtype=torch.float32)  # pyright: ignore[reportArgumentType]
         if tuple(given.shape) != shape:
@@ -310,7 +275,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         count = len(inputs.references[0])
         photos = [2 * photo.movedim(-1, 0) - 1 for clip in inputs.references for photo in clip]
         tokens = self._photo_tokens(photos).unflatten(0, (-1, count))
-        split = self.unet.config.context_split
+        split = self.unet.config["context_split"]
         context = join_references(tokens, split)
         if guidance.scale == 1.0:
             return context, None
@@ -320,7 +285,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
     def _photo_tokens(self, photos: list[Tensor]) -> Tensor:
         if self.image_encoder is not None:
             return clip_context(self.image_encoder, self.resampler, photos)
-        size, patch = tuple(self.config.reference_size), self.config.token_patch
+        size, patch = tuple(self.config["reference_size"]), self.config["token_patch"]
         return latent_context(self.vae, self.resampler, photos, size, patch)
 
     def _null_tokens(self) -> Tensor:
@@ -346,15 +311,15 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         scheduler.set_timesteps(steps, device=start.noise.device)
         first = start.first_step(steps)
         if first and hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(first)  # pyright: ignore[reportAttributeAccessIssue]
+            scheduler.set_begin_index(first)
         latents = start.noise * scheduler.init_noise_sigma
         accepted = set(inspect.signature(scheduler.step).parameters)
         options = {k: v for k, v in step_options.items() if k in accepted and v is not None}
-        with self.progress_bar(total=steps - first) as bar:
+        with self.progress_bar(total=steps - first) as bar:  # pyright: ignore[reportCallIssue]
             for index in range(first, steps):
                 timestep = scheduler.timesteps[index]
                 latents = start.impose(latents, index, steps, scheduler)
-                prediction = denoiser(scheduler.scale_model_input(latents, timestep), int(timestep))
+                prediction = denoiser(scheduler.scale_model_input(latents, timestep), timestep)
                 if step_noise is not None:
                     options["variance_noise"] = step_noise[index].to(latents)
                 latents = scheduler.step(prediction, timestep, latents, **options, return_dict=False)[0]

@@ -55,7 +55,7 @@ def percentile_disparity(depth: Tensor, tail: float = 0.02) -> Disparity:
 
 
 def given_range_disparity(depth: Tensor, low: float, high: float) -> Disparity:
-    """As `minmax_disparity`, with the same disparities mapping to -1 and 1 in every clip; what lies outside is clamped."""
+    """As `minmax_disparity`, with the same disparities mapping to -1 and 1 in every clip; beyond them it is clamped."""
     disparity, valid = _disparity(depth)
     return _to_range(disparity, valid, *(disparity.new_full((len(depth),), bound) for bound in (low, high)))
 
@@ -97,12 +97,12 @@ def _bounds(valid_disparity: Tensor, tail: float) -> tuple[Tensor, Tensor]:
 
 
 def resize_rgb(rgb: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear per frame, corners not aligned, no antialias (the official rule): [B, T, H, W, 3] -> [B, T, height, width, 3]."""
+    """[B, T, H, W, 3] -> [B, T, height, width, 3], bilinear, corners not aligned, no antialias (the official rule)."""
     return _resize(rgb, (height, width), "bilinear")
 
 
 def resize_depth(depth: Tensor, height: int, width: int) -> Tensor:
-    """Nearest neighbour (the official rule), so that holes and edges stay sharp: [B, T, H, W, 1] -> [B, T, height, width, 1]."""
+    """[B, T, H, W, 1] -> [B, T, height, width, 1], nearest neighbour (the official rule): edges stay sharp."""
     return _resize(depth, (height, width), "nearest")
 
 
@@ -257,8 +257,9 @@ def latent_opacity(alpha: Tensor, factor: int) -> Tensor:
 def official_windows(views: int, length: int = 16) -> list[tuple[int, int]]:
     """How the official loop cuts a trajectory into clips: (first view, overlap with the clip before), in order.
 
-    views // length + 2 clips with equal overlaps, the last of which takes what the division leaves over. Kept for
-    comparisons only: 16 or 17 views give three nearly identical clips.
+    views // length + 2 clips with equal overlaps of at least 1, the last of which takes what the division leaves over.
+    Kept for comparisons only: 16 or 17 views give three nearly identical clips, and from about 270 views on there
+    are more overlaps of 1 than views to spare, so that the last clip falls short of the end.
 
     Raises:
         ValueError: if there are fewer views than one clip is long.
@@ -266,8 +267,9 @@ def official_windows(views: int, length: int = 16) -> list[tuple[int, int]]:
     if views < length:
         raise ValueError(f"{views} views are fewer than the clip length {length}")
     clips = views // length + 2
-    surplus = clips * length - views
-    overlap, rest = divmod(surplus, clips - 1)
-    starts = [i * (length - overlap) for i in range(clips - 1)] + [views - length]
-    overlaps = [0] + [overlap] * (clips - 2) + [overlap + rest]
+    overlap = max(1, (clips * length - views) // (clips - 1))
+    last_overlap = overlap + (overlap - views) % clips
+    starts = [i * (length - overlap) for i in range(clips - 1)]
+    starts.append(starts[-1] + length - last_overlap)
+    overlaps = [0] + [overlap] * (clips - 2) + [last_overlap]
     return list(zip(starts, overlaps, strict=True))

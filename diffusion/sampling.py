@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusion.errors import UserError
 from diffusion.guidance import guide
 from diffusion.models.unet import RGBDVideoUNet
 
@@ -22,6 +23,13 @@ class Guidance:
     rescale: float = 0.0
     interval: tuple[float, float] = (0.0, 1.0)
     batched: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rescale <= 1:
+            raise UserError(f"guidance_rescale is {self.rescale}; expected a number in [0, 1]")
+        low, high = self.interval
+        if not 0 <= low <= high <= 1:
+            raise UserError(f"guidance_interval is {self.interval}; expected (low, high) with 0 <= low <= high <= 1")
 
     def is_on(self, timestep: int, train_timesteps: int) -> bool:
         """Whether the unconditional branch is needed at this timestep of the training schedule."""
@@ -46,21 +54,22 @@ class Denoiser:
     references: int = 1
     fps: int | None = None
 
-    def __call__(self, latents: Tensor, timestep: int) -> Tensor:
-        """Noisy latents [B, c, T, h, w] as the network wants them -> guided prediction, float32."""
+    def __call__(self, latents: Tensor, timestep: Tensor) -> Tensor:
+        """Noisy latents [B, c, T, h, w] as the network wants them, and a timestep [] -> guided prediction, float32."""
         guidance = self.guidance
-        if self.null_context is None or not guidance.is_on(timestep, self.train_timesteps):
+        if self.null_context is None or not guidance.is_on(int(timestep), self.train_timesteps):
             return self._predict(latents, self.conditions, self.context, timestep)
         if guidance.batched:
-            twice = [torch.cat([x, x]) for x in (latents, self.conditions)]
-            both = self._predict(*twice, torch.cat([self.context, self.null_context]), timestep)
+            latents, conditions = torch.cat([latents] * 2), torch.cat([self.conditions] * 2)
+            context = torch.cat([self.context, self.null_context])
+            both = self._predict(latents, conditions, context, timestep)
             conditional, unconditional = both.chunk(2)
         else:
             conditional = self._predict(latents, self.conditions, self.context, timestep)
             unconditional = self._predict(latents, self.conditions, self.null_context, timestep)
         return guide(conditional, unconditional, guidance.scale, guidance.rescale)
 
-    def _predict(self, latents: Tensor, conditions: Tensor, context: Tensor, timestep: int) -> Tensor:
+    def _predict(self, latents: Tensor, conditions: Tensor, context: Tensor, timestep: Tensor) -> Tensor:
         sample = torch.cat([latents, conditions], dim=1).to(self.unet.dtype)
         output = self.unet(
             sample, timestep, context.to(sample), fps=self.fps, references=self.references, return_dict=False

@@ -1,0 +1,81 @@
+"""A repair pipeline of a few thousand weights, for tests of everything around the networks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion.configurations import Configuration, lite, make_modules, make_scheduler
+from diffusion.pipeline import RGBDVideoRepairPipeline
+
+LITE = lite(
+    "tiny-lite",
+    "for tests",
+    unet_widths=(16, 32),
+    attention=(False, True),
+    vae_widths=(16, 16, 32),
+    latent_channels=4,
+    token_patch=2,
+    context_width=32,
+    queries=8,
+    head_width=8,
+    groups=8,
+)
+
+OFFICIAL = Configuration(
+    name="tiny-official",
+    summary="for tests: the official layout, with a CLIP tower, a split context, and posterior sampling",
+    unet={
+        "block_out_channels": (16, 32),
+        "down_block_types": ("CrossAttnDownBlock3D", "DownBlock3D"),
+        "up_block_types": ("UpBlock3D", "CrossAttnUpBlock3D"),
+        "layers_per_block": 1,
+        "norm_num_groups": 8,
+        "cross_attention_dim": 24,
+        "attention_head_dim": 8,
+        "context_split": 3,
+    },
+    vae={"block_out_channels": (16, 16), "layers_per_block": 1, "norm_num_groups": 8},
+    resampler={"embed_dims": 32, "output_dims": 24, "hidden_dims": 32, "depth": 1, "dim_head": 8, "heads": 2}
+    | {"num_queries": 8},
+    image_encoder={"width": 32, "layers": 2, "heads": 2, "patch_size": 8, "image_size": 32, "mlp_width": 64},
+    few_step=False,
+    scheduler={"clean_end": False},
+)
+
+
+def tiny_pipeline(configuration: Configuration = LITE, seed: int = 0) -> RGBDVideoRepairPipeline:
+    """Random weights, none of them zero, so that every branch has a say in the result."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        modules = make_modules(configuration)
+        for module in modules.values():
+            for parameter in module.parameters():
+                if not parameter.detach().any():
+                    torch.nn.init.normal_(parameter, std=0.1)
+            module.eval()
+    pipe = RGBDVideoRepairPipeline(
+        **modules, scheduler=make_scheduler(configuration), **configuration.settings
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def clip(seed: int = 0, frames: int = 3, height: int = 16, width: int = 24) -> dict[str, Tensor]:
+    """Arguments of a call: rgb, depth with holes, and two references of a size of their own."""
+    generator = torch.Generator().manual_seed(seed)
+    rgb = torch.rand(frames, height, width, 3, generator=generator)
+    depth = 1 + torch.rand(frames, height, width, 1, generator=generator)
+    depth[torch.rand(depth.shape, generator=generator) < 0.2] = 0
+    return {"rgb": rgb, "depth": depth, "references": torch.rand(2, 20, 30, 3, generator=generator)}
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def repaired(pipe: RGBDVideoRepairPipeline, seed: int = 0, **kwargs: Any) -> Any:
+    """A call with a seeded generator and two steps, unless told otherwise."""
+    return pipe(**{"num_inference_steps": 2, "generator": seeded(seed), **kwargs})
