@@ -116,6 +116,8 @@ def _load_torch(path: Path, allow_pickle: bool) -> Any:
             return torch.load(path, map_location="cpu", mmap=True, weights_only=False, pickle_module=module)
         return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
+        if allow_pickle:
+            raise UserError(f"{path} is damaged ({error}); download it again.") from error
         raise UserError(
             f"{path} holds Python objects besides tensors, and reading those can run code that the file "
             "brings along. "
@@ -137,6 +139,9 @@ class _Placeholder:
 
     def __setitem__(self, key: Any, value: Any) -> None:
         pass
+
+    def __call__(self, *args: Any, **kwargs: Any) -> _Placeholder:
+        return self
 
     def append(self, value: Any) -> None:
         """Lists and deques of the file's own classes fill themselves by this."""

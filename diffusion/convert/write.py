@@ -81,6 +81,7 @@ def write_network(
         ending = f"-{number:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
         file = folder / f"{stem}{ending}.safetensors"
         save_file(_convert(network, names, checkpoint, dtype, advance), file, metadata={"format": "pt"})
+        file.chmod(0o644)  # safetensors leaves it to the owner alone.
         weight_map |= dict.fromkeys(names, file.name)
         files.append(file)
     if len(shards) > 1:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
-from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401 (looked up here to load a pipeline)
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401 (looked up here to load a pipeline)
 from torch import Tensor
 
 from diffusion.schedulers.tables import alphas_cumprod_zero_snr, latent_scales
