@@ -89,7 +89,10 @@ def from_nerfstudio_camera_path(path: dict[str, Any]) -> list[Camera]:
 
 def _pose(values: Sequence[float]) -> torch.Tensor:
     """w2c [4, 4] float32 from 16 (or, as some tools write, 4 x 4) numbers in OpenGL axes."""
-    c2w = torch.tensor(values, dtype=torch.float64).reshape(4, 4)
+    c2w = torch.tensor(values, dtype=torch.float64)
+    if c2w.numel() != 16:
+        raise ValueError(f"camera_to_world has {c2w.numel()} numbers")
+    c2w = c2w.reshape(4, 4)
     rotation = c2w[:3, :3]
     if not bool(c2w.isfinite().all()) or not torch.allclose(rotation @ rotation.T, torch.eye(3).double(), atol=1e-3):
         raise ValueError("camera_to_world is not a rotation and a position")

@@ -57,16 +57,18 @@ def up_axis(cameras: Sequence[Camera]) -> Tensor:
 
     Nobody rolls a camera much, so up is the axis most nearly perpendicular to every camera's x axis: the smallest
     eigenvector of sum(x x^T). Where those leave it open (all cameras look the same way), the mean of the image-up
-    vectors decides, and it always gives the sign.
+    vectors decides. It also gives the sign, or, where it says nothing either (looking down in all headings), the mean
+    viewing direction does: it is down then.
     """
     right = torch.stack([camera.w2c[0, :3] for camera in cameras]).double()
     image_up = -torch.stack([camera.w2c[1, :3] for camera in cameras]).double()
     mean_up = image_up.mean(0)
     scatter = right.T @ right / len(right) - 1e-3 * torch.outer(mean_up, mean_up)
     axis = torch.linalg.eigh(scatter).eigenvectors[:, 0]
-    if axis @ mean_up < 0:
-        axis = -axis
-    return axis.to(cameras[0].w2c)
+    upright = axis @ mean_up
+    if abs(upright) < 0.01:
+        upright = -(axis @ directions(cameras).double().mean(0))
+    return (-axis if upright < 0 else axis).to(cameras[0].w2c)
 
 
 def focus_point(cameras: Sequence[Camera]) -> Tensor:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_VOXELS_PER_SIDE = 4096
+_TRUNCATION = 4.0
+"""Voxels."""
 View = tuple[Camera, Tensor, Tensor, Tensor]
 """Camera, rgb [H, W, 3] in [0, 1], z-depth [H, W, 1] (0 = hole), alpha [H, W, 1]."""
 
@@ -33,12 +35,13 @@ def fuse_mesh(
     min_alpha: float = 0.5,
     clusters: int = 50,
 ) -> o3d.geometry.TriangleMesh:
-    """Fuse depth maps into a coloured mesh (Curless and Levoy 1996, Open3D's scalable volume).
+    """Fuse depth maps into a coloured mesh (Curless and Levoy 1996, Open3D's voxel blocks).
 
     Args:
         views: rendered one by one; only one needs to be in memory.
         bounds: [2, 3] lowest and highest corner of the box that is meshed; what lies outside is left out.
-        voxel_size: world units; by default 1/256 of the box's longest side. The truncation distance is 4 voxels.
+        voxel_size: world units; by default 1/256 of the longest side of the box. Distances are
+            truncated at 4 voxels.
         depth_trunc: depths beyond this are left out, world units.
         min_alpha: pixels less covered than this are left out.
         clusters: how many connected pieces are kept, the largest first; 0 keeps all.
@@ -50,23 +53,27 @@ def fuse_mesh(
 
     low, high = _checked_bounds(bounds)
     voxel_size = _checked_voxel(float((high - low).max()), voxel_size)
-    volume = o3d.pipelines.integration.ScalableTSDFVolume(
-        voxel_length=voxel_size,
-        sdf_trunc=4 * voxel_size,
-        color_type=o3d.pipelines.integration.TSDFVolumeColorType.RGB8,
+    float32 = o3d.core.float32
+    grid = o3d.t.geometry.VoxelBlockGrid(
+        ("tsdf", "weight", "color"),
+        (float32,) * 3,
+        (1, 1, 3),
+        voxel_size,
+        block_resolution=16,  # type: ignore[arg-type]
     )
     used = 0
     for camera, rgb, depth, alpha in views:
         inside = trim_depth(camera, depth, alpha, low, high, depth_trunc, min_alpha, margin=2 * voxel_size)
         used += int((inside > 0).sum())
-        volume.integrate(_rgbd(rgb, inside), _intrinsic(camera), camera.w2c.double().cpu().numpy())
+        if bool((inside > 0).any()):
+            _integrate(grid, camera, rgb, inside)
     if not used:
         raise UserError(
             f"no rendered depth lies inside the bounds {low.tolist()} to {high.tolist()}; expected the box to hold the "
             "scene, in the run's own world (training cameras within +-1). Choose larger bounds, or a lower minimum "
             "alpha."
         )
-    mesh = volume.extract_triangle_mesh()
+    mesh = grid.extract_triangle_mesh(weight_threshold=0.5).to_legacy()
     mesh = mesh.crop(o3d.geometry.AxisAlignedBoundingBox(low.double().numpy(), high.double().numpy()))
     if clusters:
         keep_largest(mesh, clusters)
@@ -109,26 +116,22 @@ def keep_largest(mesh: o3d.geometry.TriangleMesh, clusters: int) -> None:
     mesh.remove_unreferenced_vertices()
 
 
-def _rgbd(rgb: Tensor, depth: Tensor) -> o3d.geometry.RGBDImage:
+def _integrate(grid: o3d.t.geometry.VoxelBlockGrid, camera: Camera, rgb: Tensor, depth: Tensor) -> None:
+    """Add one view; depth 0 adds nothing.
+
+    Voxel blocks rather than ScalableTSDFVolume: that one divides float depth by 1000 in Open3D 0.20, and its pixel
+    centres are whole numbers, where ours and the blocks' are halves.
+    """
     import open3d as o3d
 
-    color = (rgb.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).contiguous().numpy()
-    return o3d.geometry.RGBDImage.create_from_color_and_depth(
-        o3d.geometry.Image(color),  # type: ignore[arg-type]
-        o3d.geometry.Image(depth[..., 0].float().contiguous().numpy()),  # type: ignore[arg-type]
-        depth_scale=1.0,
-        depth_trunc=float(np.finfo(np.float32).max),
-        convert_rgb_to_intensity=False,
-    )
+    def tensor(values: Tensor) -> o3d.core.Tensor:
+        return o3d.core.Tensor(values.detach().cpu().contiguous().numpy())  # type: ignore[arg-type]
 
-
-def _intrinsic(camera: Camera) -> o3d.camera.PinholeCameraIntrinsic:
-    import open3d as o3d
-
-    K = camera.K.double().cpu()
-    # Open3D's pixel centres are whole numbers, ours are halves
-    center = float(K[0, 2]) - 0.5, float(K[1, 2]) - 0.5
-    return o3d.camera.PinholeCameraIntrinsic(camera.width, camera.height, float(K[0, 0]), float(K[1, 1]), *center)
+    images = [o3d.t.geometry.Image(tensor(values.float())) for values in (depth, rgb.clamp(0, 1))]
+    pose = tensor(camera.K.double()), tensor(camera.w2c.double())
+    limits = {"depth_scale": 1.0, "depth_max": float(depth.max()) * 1.01, "trunc_voxel_multiplier": _TRUNCATION}
+    blocks = grid.compute_unique_block_coordinates(images[0], *pose, **limits)
+    grid.integrate(blocks, *images, *pose, **limits)  # type: ignore[arg-type]
 
 
 def _checked_bounds(bounds: Tensor) -> tuple[Tensor, Tensor]:

@@ -64,33 +64,37 @@ def interpolate(
     stops = [*cameras, cameras[0]] if closed else list(cameras)
     if len(stops) == 1 or n == 1:
         return [_posed(stops[0].c2w, template)] * n
-    centres = positions(stops).double()
-    turns = Slerp(np.arange(len(stops)), Rotation.from_matrix(np.stack([c.c2w[:3, :3].double() for c in stops])))
-    times = torch.linspace(0, len(stops) - 1, n, dtype=torch.float64)
+    poses = [stop.c2w.double() for stop in stops]
+    turns = Slerp(np.arange(len(stops)), Rotation.from_matrix(np.stack([pose[:3, :3] for pose in poses])))
     path = []
-    for time in times.tolist():
+    for time in np.linspace(0, len(stops) - 1, n).tolist():
         segment = min(int(time), len(stops) - 2)
         share = time - segment
-        a, b = centres[segment], centres[segment + 1]
         c2w = torch.eye(4, dtype=torch.float64)
         c2w[:3, :3] = torch.from_numpy(turns([time]).as_matrix()[0])
-        c2w[:3, 3] = torch.lerp(a, b, share) if focus is None else _arc(a, b, focus.double(), share)
+        c2w[:3, 3] = _between(poses[segment], poses[segment + 1], focus, share)
         path.append(_posed(c2w, template))
     return path
 
 
-def _arc(a: Tensor, b: Tensor, focus: Tensor, share: float) -> Tensor:
-    """Between a and b with distance and direction from `focus` interpolated; straight where that is undefined."""
-    from_a, from_b = a - focus, b - focus
+def _between(a: Tensor, b: Tensor, focus: Tensor | None, share: float) -> Tensor:
+    """Centre between two poses, straight or with distance and direction from `focus` interpolated."""
+    straight = torch.lerp(a[:3, 3], b[:3, 3], share)
+    if focus is None:
+        return straight
+    focus = focus.to(a)
+    from_a, from_b = a[:3, 3] - focus, b[:3, 3] - focus
     distance_a, distance_b = from_a.norm(), from_b.norm()
     if min(distance_a, distance_b) < 1e-9:
-        return torch.lerp(a, b, share)
-    from_a, from_b = from_a / distance_a, from_b / distance_b
-    angle = torch.acos((from_a @ from_b).clamp(-1, 1))
-    if angle < 1e-6 or angle > math.pi - 1e-3:
-        return torch.lerp(a, b, share)
-    direction = (torch.sin((1 - share) * angle) * from_a + torch.sin(share * angle) * from_b) / torch.sin(angle)
-    return focus + torch.lerp(distance_a, distance_b, share) * direction
+        return straight
+    cosine = float((from_a @ from_b / (distance_a * distance_b)).clamp(-1, 1))
+    angle = math.acos(cosine)
+    if angle < 1e-6 or share in (0.0, 1.0):
+        return straight
+    # the shortest way round has no side between opposite views; then around the first camera's own vertical axis
+    axis = torch.linalg.cross(from_a, from_b) if angle < math.pi - 1e-3 else a[:3, 1]
+    turn = Rotation.from_rotvec((F.normalize(axis, dim=0) * share * angle).numpy())
+    return focus + torch.lerp(distance_a, distance_b, share) / distance_a * torch.from_numpy(turn.apply(from_a.numpy()))
 
 
 def surrounds(cameras: Sequence[Camera]) -> bool:
@@ -130,7 +134,7 @@ def ring(
     for i in range(n):
         angle = 2 * math.pi * (i / n + phase)
         position = focus + radii[0] * math.cos(angle) * first + radii[1] * math.sin(angle) * second + level * up
-        path.append(_posed(_pitched(look_at(position, focus, up), pitch), template))
+        path.append(_posed(_pitched(_look(position, focus, up), pitch), template))
     return path
 
 
@@ -145,14 +149,14 @@ def spiral(
     """
     focus, up = focus_point(cameras).double(), up_axis(cameras).double()
     centres = positions(cameras).double()
-    frame = look_at(centres.mean(0), focus, up)
+    frame = _look(centres.mean(0), focus, up)
     least = 0.05 * float((focus - centres.mean(0)).norm())
     reach = ((centres - centres.mean(0)) @ frame[:3, :3]).abs().quantile(0.9, dim=0).clamp_min(least) * radius
     path = []
     for i in range(n):
         angle = 2 * math.pi * (turns * i / n + phase)
         local = torch.tensor([math.cos(angle), math.sin(angle), math.sin(angle / 2)], dtype=torch.float64) * reach
-        path.append(_posed(look_at(frame[:3, 3] + frame[:3, :3] @ local, focus, up), template))
+        path.append(_posed(_look(frame[:3, 3] + frame[:3, :3] @ local, focus, up), template))
     return path
 
 
@@ -162,6 +166,13 @@ def _plane_axes(flat: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
     first = torch.linalg.eigh(scatter).eigenvectors[:, -1]
     first = F.normalize(first - (first @ up) * up, dim=0)
     return first, torch.linalg.cross(up, first)
+
+
+def _look(position: Tensor, target: Tensor, up: Tensor) -> Tensor:
+    """`look_at`, with another axis as up where the view runs along `up` itself."""
+    if abs(float(F.normalize(target - position, dim=0) @ up)) > 0.9999:
+        up = F.one_hot(up.abs().argmin(), 3).to(up)
+    return look_at(position, target, up)
 
 
 def _pitched(c2w: Tensor, degrees: float) -> Tensor:

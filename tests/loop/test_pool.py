@@ -1,0 +1,189 @@
+"""`loop.pool`: bounded, deterministic, and whole on disk after a kill at any moment."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+import torch
+
+from genfusion_ns.errors import UserError
+from genfusion_ns.loop.pool import GeneratedFrame, GeneratedViews, Provenance
+
+
+def provenance(**changes) -> Provenance:
+    values = dict(repairer="identity", fingerprint="", trajectory="orbit", seed=3, round=1, step=2000, clip=0, frame=5)
+    return Provenance(**{**values, **changes})
+
+
+def frame(camera, seed: int = 0, weight: float = 1.0) -> GeneratedFrame:
+    gen = torch.Generator().manual_seed(seed)
+    maps = (torch.rand(6, 8, c, generator=gen) for c in (3, 1, 1))
+    return GeneratedFrame.encode(camera, *maps, provenance(frame=seed), weight)
+
+
+def assert_equal(a: GeneratedViews, b: GeneratedViews):
+    assert (a.capacity, a.next_id, len(a)) == (b.capacity, b.next_id, len(b))
+    for x, y in zip(a.frames, b.frames, strict=True):
+        assert (x.id, x.weight, x.provenance) == (y.id, y.weight, y.provenance)
+        assert (x.camera.width, x.camera.height) == (y.camera.width, y.camera.height)
+        for name, values in x.tensors().items():
+            assert values.dtype == y.tensors()[name].dtype
+            assert torch.equal(values, y.tensors()[name])
+
+
+def test_encoding_is_close_to_what_went_in(around):
+    gen = torch.Generator().manual_seed(0)
+    rgb, disparity, confidence = (torch.rand(6, 8, c, generator=gen) for c in (3, 1, 1))
+    encoded = GeneratedFrame.encode(around[0], rgb, 700 * disparity, confidence, provenance())
+    assert (encoded.image() - rgb).abs().max() <= 0.5 / 255 + 1e-6
+    assert (encoded.confidence_map() - confidence).abs().max() <= 0.5 / 255 + 1e-6
+    torch.testing.assert_close(encoded.disparity_map(), disparity / disparity.max(), rtol=1e-3, atol=1e-6)
+    assert encoded.rgb.dtype == encoded.confidence.dtype == torch.uint8
+
+
+def test_what_is_not_finite_is_not_believed(around):
+    rgb, disparity, confidence = torch.full((4, 4, 3), 0.5), torch.ones(4, 4, 1), torch.ones(4, 4, 1)
+    rgb[0, 0, 1], disparity[1, 1], disparity[1, 2], confidence[2, 2] = float("nan"), float("inf"), -3.0, float("nan")
+    encoded = GeneratedFrame.encode(around[0], rgb, disparity, confidence, provenance())
+    assert encoded.confidence_map()[0, 0] == encoded.confidence_map()[2, 2] == 0
+    assert encoded.disparity_map()[1, 1] == encoded.disparity_map()[1, 2] == 0
+    assert encoded.confidence_map().sum() == 14
+    empty = GeneratedFrame.encode(around[0], rgb, 0 * torch.ones(4, 4, 1), confidence, provenance())
+    assert empty.disparity_map().abs().max() == 0
+
+
+def test_pool_is_bounded_and_the_lightest_then_oldest_leave(around):
+    pool = GeneratedViews(capacity=4)
+    assert pool.admit(frame(around[0], i) for i in range(3)) == 0
+    assert pool.admit([frame(around[0], 3, weight=0.5), frame(around[0], 4), frame(around[0], 5)]) == 2
+    assert [f.provenance.frame for f in pool.frames] == [1, 2, 4, 5]
+    assert [f.id for f in pool.frames] == [1, 2, 4, 5]
+    pool.admit([frame(around[0], 6)])
+    assert [f.id for f in pool.frames] == [2, 4, 5, 6]
+
+
+def test_pick_follows_from_seed_and_step(around):
+    pool = GeneratedViews(capacity=10)
+    pool.admit(frame(around[0], i) for i in range(5))
+    picked = [pool.pick(seed=1, step=k).id for k in range(100, 110)]
+    assert picked == [pool.pick(seed=1, step=k).id for k in range(100, 110)]
+    assert Counter(picked) == Counter([*range(5)] * 2)
+    assert picked != [pool.pick(seed=2, step=k).id for k in range(100, 110)]
+    with pytest.raises(ValueError, match="at least one"):
+        GeneratedViews(capacity=1).pick(0, 0)
+
+
+def test_state_dict_survives_a_checkpoint(around, tmp_path):
+    pool = GeneratedViews(capacity=3)
+    pool.admit(frame(around[i], i, weight=0.1 * i + 0.1) for i in range(5))
+    torch.save(pool.state_dict(), tmp_path / "pool.pt")
+    other = GeneratedViews(capacity=1)
+    other.load_state_dict(torch.load(tmp_path / "pool.pt", weights_only=True))
+    assert_equal(pool, other)
+
+
+def test_folder_round_trip_and_clean_up(around, tmp_path):
+    pool = GeneratedViews(capacity=3)
+    pool.admit(frame(around[i], i) for i in range(3))
+    pool.save(tmp_path / "views")
+    assert_equal(pool, GeneratedViews.load(tmp_path / "views"))
+    times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "views").glob("*.safetensors")}
+    pool.admit([frame(around[3], 3)])
+    pool.save(tmp_path / "views")
+    assert_equal(pool, GeneratedViews.load(tmp_path / "views"))
+    files = sorted(path.name for path in (tmp_path / "views").iterdir())
+    assert len(files) == 4
+    assert sum(times.get(path.name) == path.stat().st_mtime_ns for path in (tmp_path / "views").iterdir()) == 2
+    record = json.loads((tmp_path / "views" / "pool.json").read_text())["frames"][0]
+    assert record["provenance"] == {
+        "repairer": "identity",
+        "fingerprint": "",
+        "trajectory": "orbit",
+        "seed": 3,
+        "round": 1,
+        "step": 2000,
+        "clip": 0,
+        "frame": 1,
+    }
+
+
+def test_saving_another_history_over_the_same_numbers(around, tmp_path):
+    # a run resumed from an earlier step numbers its frames anew, with other content
+    first, second = GeneratedViews(capacity=3), GeneratedViews(capacity=3)
+    first.admit([frame(around[0], 1)])
+    second.admit([frame(around[0], 2)])
+    first.save(tmp_path)
+    second.save(tmp_path)
+    assert_equal(second, GeneratedViews.load(tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["no folder", "no index", "bad index", "no frame", "half a frame"])
+def test_damage_is_a_message(around, tmp_path, damage):
+    folder = tmp_path / "views"
+    pool = GeneratedViews(capacity=3)
+    pool.admit([frame(around[0])])
+    if damage != "no folder":
+        pool.save(folder)
+    file = next(folder.glob("*.safetensors"), None)
+    if damage == "no index":
+        (folder / "pool.json").unlink()
+    elif damage == "bad index":
+        (folder / "pool.json").write_text('{"frames": [{"file": 3}]}')
+    elif damage == "no frame":
+        file.unlink()
+    elif damage == "half a frame":
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UserError, match="holds no readable pool of generated views"):
+        GeneratedViews.load(folder)
+
+
+def test_index_cannot_point_outside_its_folder(around, tmp_path):
+    pool = GeneratedViews(capacity=3)
+    pool.admit([frame(around[0])])
+    pool.save(tmp_path / "a")
+    pool.save(tmp_path / "b")
+    index = json.loads((tmp_path / "b" / "pool.json").read_text())
+    index["frames"][0]["file"] = "../a/" + index["frames"][0]["file"]
+    (tmp_path / "b" / "pool.json").write_text(json.dumps(index))
+    next((tmp_path / "b").glob("*.safetensors")).unlink()
+    with pytest.raises(UserError):
+        GeneratedViews.load(tmp_path / "b")
+
+
+WRITER = """
+import sys, torch
+from pathlib import Path
+from genfusion_ns.cameras import Camera
+from genfusion_ns.loop.pool import GeneratedFrame, GeneratedViews, Provenance
+pool, number = GeneratedViews(capacity=5), 0
+camera = Camera(torch.eye(4), torch.eye(3), 64, 64)
+while True:
+    value = torch.full((64, 64, 1), (number % 200) / 255)
+    origin = Provenance("identity", "", "orbit", 0, number, number, 0, 0)
+    pool.admit([GeneratedFrame.encode(camera, value.expand(64, 64, 3), value + 1, value, origin) for _ in range(3)])
+    pool.save(Path(sys.argv[1]))
+    number += 1
+    if number == 2:
+        sys.stdout.write("ready")
+        sys.stdout.flush()
+"""
+
+
+def test_killed_while_writing(tmp_path):
+    for attempt in range(4):
+        folder = tmp_path / str(attempt)
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(folder)], stdout=subprocess.PIPE)
+        assert process.stdout.read(5) == b"ready"
+        time.sleep(0.003 * attempt)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        pool = GeneratedViews.load(folder)
+        assert len(pool) == 5
+        for each in pool.frames:
+            assert (each.rgb == each.provenance.step % 200).all()

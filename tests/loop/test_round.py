@@ -1,0 +1,258 @@
+"""One round, its plan, its state and what its frames teach, on a scene that needs no rasteriser."""
+
+import io
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from loop_scene import ball
+from rich.console import Console
+
+from genfusion_ns.errors import UserError
+from genfusion_ns.geometry import positions
+from genfusion_ns.loop.config import LoopConfig
+from genfusion_ns.loop.plan import make_path, path_template, plan_round
+from genfusion_ns.loop.pool import GeneratedViews
+from genfusion_ns.loop.repair import IdentityRepairer, RepairedClip
+from genfusion_ns.loop.round import CapturedViews, render_clip, run_round
+from genfusion_ns.loop.state import LoopState
+from genfusion_ns.loop.supervision import generated_view_loss
+from genfusion_ns.losses import photometric, ssi_disparity
+
+SMALL = LoopConfig(frames=10, clip_length=4, pool=100)
+
+
+class Recorder(IdentityRepairer):
+    """Identity that remembers what it was given."""
+
+    name = "recorder"
+    fingerprint = "f00"
+
+    def __init__(self) -> None:
+        self.seen = []
+
+    def repair(self, clip, reference):
+        self.seen.append((clip, reference))
+        return super().repair(clip, reference)
+
+
+def captured(cameras) -> CapturedViews:
+    photos = [torch.full((5, 5, 3), i / 10) for i in range(len(cameras))]
+    return CapturedViews(cameras, lambda i: photos[i])
+
+
+# -- plan ------------------------------------------------------------------------------------------------------------
+
+
+def test_plan_covers_every_path_once(around):
+    clips = plan_round(around, SMALL, seed=0, round=0)
+    assert Counter(clip.trajectory for clip in clips) == {"interpolate": 3, "orbit": 3}
+    assert all(len(clip.cameras) == 4 for clip in clips)
+    assert sum(sum(clip.fresh) for clip in clips) == 20
+
+
+def test_plan_follows_from_seed_and_round(around):
+    poses = lambda seed, round: torch.cat(  # noqa: E731
+        [positions(c.cameras) for c in plan_round(around, SMALL, seed, round) if c.trajectory == "orbit"]
+    )
+    assert torch.equal(poses(0, 1), poses(0, 1))
+    assert not torch.allclose(poses(0, 1), poses(0, 2), atol=0.05)
+    assert not torch.allclose(poses(0, 1), poses(1, 1), atol=0.05)
+
+
+def test_paths_suit_the_capture(around, facing):
+    template = path_template(around, 960)
+    ring = positions(make_path("orbit", around, 12, template, 0, 0))
+    assert ring[:, 0].min() < -2
+    assert ring[:, 0].max() > 2
+    before = positions(make_path("orbit", facing, 12, path_template(facing, 960), 0, 0))
+    assert before[:, 1].max() < 2
+    closed = make_path("interpolate", around, 12, template, 0, 0)
+    torch.testing.assert_close(closed[0].w2c, closed[-1].w2c, atol=1e-5, rtol=0)
+    open_end = make_path("interpolate", facing, 12, path_template(facing, 960), 0, 0)
+    assert not torch.allclose(open_end[0].w2c, open_end[-1].w2c, atol=1e-2)
+
+
+def test_template_is_limited(around):
+    template = path_template(around, 16)
+    assert (template.width, template.height) == (16, 12)
+    torch.testing.assert_close(template.K[0, 0], torch.tensor(15.0))
+    assert path_template(around, 960).width == 32
+
+
+# -- round -----------------------------------------------------------------------------------------------------------
+
+
+def test_identity_round_admits_the_renders(around):
+    state = LoopState(GeneratedViews(SMALL.pool))
+    report = run_round(ball, captured(around), state, SMALL, IdentityRepairer(), k=1000, seed=5)
+    assert (report.round, report.step, report.clips, report.admitted, report.pool) == (0, 1000, 6, 20, 20)
+    assert report.change == 0
+    assert 0.05 < report.coverage < 0.9
+    assert state.round == 1
+    for frame in state.pool.frames:
+        render = ball(frame.camera)
+        assert (frame.image() - render.color).abs().max() <= 0.5 / 255 + 1e-6
+        assert (frame.confidence_map() - render.alpha).abs().max() <= 0.5 / 255 + 1e-6
+        assert frame.provenance.repairer == "identity"
+        assert (frame.provenance.seed, frame.provenance.round, frame.provenance.step) == (5, 0, 1000)
+    places = {(f.provenance.clip, f.provenance.frame) for f in state.pool.frames}
+    assert len(places) == 20
+
+
+def test_repairer_gets_clips_and_the_nearest_photo(around):
+    recorder = Recorder()
+    state = LoopState(GeneratedViews(SMALL.pool))
+    run_round(ball, captured(around), state, replace(SMALL, trajectories=("interpolate",)), recorder, 7, 0)
+    assert len(recorder.seen) == 3
+    for clip, reference in recorder.seen:
+        assert clip.rgb.shape == (4, 24, 32, 3)
+        assert clip.rgb.min() >= 0
+        assert clip.rgb.max() <= 1
+        middle = clip.cameras[2].position
+        nearest = int((positions(around) - middle).norm(dim=-1).argmin())
+        assert float(reference[0, 0, 0]) == pytest.approx(nearest / 10)
+    assert {f.provenance.fingerprint for f in state.pool.frames} == {"f00"}
+
+
+def test_pool_stays_bounded_over_rounds(around):
+    config = replace(SMALL, pool=30)
+    state = LoopState(GeneratedViews(config.pool))
+    for k in (1000, 2000, 3000):
+        run_round(ball, captured(around), state, config, IdentityRepairer(), k, 0)
+    assert [report.evicted for report in state.reports] == [0, 10, 20]
+    assert len(state.pool) == 30
+    assert Counter(f.provenance.round for f in state.pool.frames) == {1: 10, 2: 20}
+
+
+def test_round_takes_no_gradients_and_draws_no_global_numbers(around):
+    scale = torch.ones(1, requires_grad=True)
+
+    def render(camera):
+        assert not torch.is_grad_enabled()
+        view = ball(camera)
+        return replace(view, color=view.color * scale)
+
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    state = LoopState(GeneratedViews(SMALL.pool))
+    run_round(render, captured(around), state, SMALL, IdentityRepairer(), 1, 0)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_wrong_shapes_from_a_repairer_are_named(around):
+    class Halving(IdentityRepairer):
+        name = "halving"
+
+        def repair(self, clip, reference):
+            full = super().repair(clip, reference)
+            return RepairedClip(full.rgb[:, ::2], full.disparity, full.confidence)
+
+    state = LoopState(GeneratedViews(SMALL.pool))
+    with pytest.raises(ValueError, match="repairer 'halving' gave .*expected"):
+        run_round(ball, captured(around), state, SMALL, Halving(), 1, 0)
+    assert len(state.pool) == 0
+    assert state.round == 0
+
+
+def test_progress_is_shown_where_asked_for(around):
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    state = LoopState(GeneratedViews(SMALL.pool))
+    run_round(ball, captured(around), state, SMALL, IdentityRepairer(), 1, 0, console=console)
+    assert "round 1: render and identity" in console.file.getvalue()
+
+
+def test_state_survives_a_checkpoint(around, tmp_path):
+    state = LoopState(GeneratedViews(SMALL.pool))
+    run_round(ball, captured(around), state, SMALL, IdentityRepairer(), 1000, 0)
+    torch.save(state.state_dict(), tmp_path / "loop.pt")
+    resumed = LoopState(GeneratedViews(1))
+    resumed.load_state_dict(torch.load(tmp_path / "loop.pt", weights_only=True))
+    assert resumed.reports == state.reports
+    assert resumed.round == 1
+    for run in (state, resumed):
+        run_round(ball, captured(around), run, SMALL, IdentityRepairer(), 2000, 0)
+    assert len(state.pool) == len(resumed.pool) == 40
+    for a, b in zip(state.pool.frames, resumed.pool.frames, strict=True):
+        assert a.id == b.id
+        assert torch.equal(a.rgb, b.rgb)
+
+
+def test_render_clip_stacks_and_clamps(around):
+    bright = lambda camera: replace(ball(camera), color=2 * ball(camera).color)  # noqa: E731
+    clip = render_clip(bright, around[:3])
+    assert clip.rgb.shape == (3, 24, 32, 3)
+    assert clip.rgb.max() == 1
+    assert torch.equal(clip.depth[1], ball(around[1]).depth)
+
+
+# -- loss ------------------------------------------------------------------------------------------------------------
+
+
+def one_frame(around, weight: float = 1.0):
+    state = LoopState(GeneratedViews(SMALL.pool))
+    run_round(ball, captured(around), state, SMALL, IdentityRepairer(), 1, 0)
+    return replace(state.pool.frames[3], weight=weight)
+
+
+def test_loss_on_the_frames_own_render_is_nothing(around):
+    frame = one_frame(around)
+    assert float(generated_view_loss(ball(frame.camera), frame, 1.0)) < 0.01
+
+
+def test_loss_is_the_weighted_sum_of_its_parts(around):
+    frame = one_frame(around, weight=0.25)
+    render = ball(frame.camera)
+    render = replace(render, color=0.8 * render.color + 0.1, depth=render.depth.square())
+    render.color.requires_grad_()
+    render.depth.requires_grad_()
+    confidence = frame.confidence_map()
+    color = photometric(render.color, frame.image(), 0.3, confidence)
+    depth = ssi_disparity(render.depth, frame.disparity_map(), confidence * render.alpha)
+    assert color > 0.03
+    assert depth > 0.03
+    loss = generated_view_loss(render, frame, 0.5, ssim_weight=0.3, depth_weight=2.0)
+    torch.testing.assert_close(loss, 0.5 * 0.25 * (color + 2 * depth))
+    torch.testing.assert_close(generated_view_loss(render, frame, 0.5, 0.3, 0.0), 0.5 * 0.25 * color)
+    loss.backward()
+    empty = ball(frame.camera).alpha[..., 0] == 0
+    assert render.color.grad[empty].abs().max() == 0
+    assert render.color.grad.abs().max() > 0
+    assert render.depth.grad.isfinite().all()
+
+
+# -- configuration ---------------------------------------------------------------------------------------------------
+
+
+def test_config_scales_with_the_run():
+    config = LoopConfig().scaled_to(700)
+    assert (config.start, config.every, config.until) == (100, 100, 600)
+    assert [k for k in range(701) if config.is_round_due(k, 700)] == [100, 200, 300, 400, 500]
+    assert config.generated_weight(100) == config.generated_weight(600) == config.generated_weight(650) == 0
+    assert config.generated_weight(350) == 1.0
+
+
+def test_loop_can_be_switched_off():
+    config = LoopConfig(every=0).scaled_to(700)
+    assert not any(config.is_round_due(k, 700) for k in range(701))
+    assert config.generated_weight(350) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"overlap": 16}, "loop.overlap is 16; expected 0 to 15"),
+        ({"frames": 0}, "loop.frames is 0; expected at least 1"),
+        ({"clip_length": 0}, "loop"),
+        ({"pool": 0}, "loop.pool is 0"),
+        ({"max_side": 4}, "loop.max-side is 4; expected at least 16"),
+        ({"weight": -1.0}, "loop.weight is -1.0"),
+        ({"ssim_weight": 1.5}, "loop.ssim-weight is 1.5"),
+    ],
+)
+def test_settings_that_cannot_work_are_named(change, message):
+    LoopConfig().check()
+    with pytest.raises(UserError, match=message):
+        replace(LoopConfig(), **change).check()

@@ -1,0 +1,147 @@
+"""Rules of the code base that a reader relies on, checked on the source itself."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("genfusion_ns", "diffusion")
+FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+HEAVY = ("torchvision", "open3d", "pycolmap", "diffusers", "transformers", "nerfstudio", "viser")
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imported_modules(tree: ast.AST) -> set[str]:
+    """Absolute names of all modules that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found.add(node.module)
+    return found
+
+
+def offenders(rule) -> list[str]:
+    """file:line of every node that breaks a rule."""
+    found = []
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if rule(node, relative(path)):
+                found.append(f"{relative(path)}:{getattr(node, 'lineno', 0)}")
+    return found
+
+
+def imports_from(package: str, files) -> list[str]:
+    found = []
+    for path in files:
+        modules = imported_modules(ast.parse(path.read_text(encoding="utf-8")))
+        found += [f"{relative(path)} imports {m}" for m in modules if m.split(".")[0] == package]
+    return found
+
+
+def test_there_is_something_to_check():
+    assert len(FILES) > 20
+
+
+def test_only_the_plugin_and_commands_import_nerfstudio():
+    core = [p for p in FILES if not relative(p).startswith(("genfusion_ns/plugin/", "genfusion_ns/commands/"))]
+    assert imports_from("nerfstudio", core) == []
+
+
+def test_diffusion_knows_nothing_of_genfusion_ns():
+    assert imports_from("genfusion_ns", [p for p in FILES if relative(p).startswith("diffusion/")]) == []
+
+
+def test_the_core_does_not_import_the_plugin_or_the_commands():
+    found = []
+    for path in FILES:
+        if relative(path).startswith(("genfusion_ns/plugin/", "genfusion_ns/commands/", "diffusion/")):
+            continue
+        modules = imported_modules(ast.parse(path.read_text(encoding="utf-8")))
+        found += [relative(path) for m in modules if m.startswith(("genfusion_ns.plugin", "genfusion_ns.commands"))]
+    assert found == []
+
+
+def test_no_relative_imports():
+    assert offenders(lambda node, _: isinstance(node, ast.ImportFrom) and node.level > 0) == []
+
+
+def test_no_bare_or_blind_except():
+    def blind(node, _):
+        return isinstance(node, ast.ExceptHandler) and (
+            node.type is None or (isinstance(node.type, ast.Name) and node.type.id == "BaseException")
+        )
+
+    assert offenders(blind) == []
+
+
+def test_no_print():
+    assert (
+        offenders(lambda n, _: isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id == "print") == []
+    )
+
+
+def test_pickles_only_under_weights_only_or_in_the_converter():
+    def unsafe(node, file):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "load"):
+            return False
+        owner = node.func.value
+        if not isinstance(owner, ast.Name) or owner.id not in ("torch", "pickle"):
+            return False
+        safe = any(k.arg == "weights_only" and getattr(k.value, "value", None) is True for k in node.keywords)
+        return not safe and not file.startswith("diffusion/convert/")
+
+    assert offenders(unsafe) == []
+
+
+def test_nothing_is_left_to_do():
+    words = ("TO" + "DO", "FIX" + "ME", "X" * 3, "raise NotImplemented")
+    found = [
+        f"{relative(path)}:{i}: {word}"
+        for path in FILES
+        for i, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        for word in words
+        if word in line
+    ]
+    assert found == []
+
+
+def test_every_module_and_public_name_says_what_it_is():
+    found = []
+    for path in FILES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        if tree.body and ast.get_docstring(tree) is None:
+            found.append(relative(path))
+        for node in tree.body:
+            public = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+            if public and ast.get_docstring(node) is None:
+                found.append(f"{relative(path)}:{node.lineno} {node.name}")
+    assert found == []
+
+
+@pytest.mark.parametrize("limit", [400])
+def test_files_stay_readable(limit):
+    lengths = {relative(path): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    assert {name: n for name, n in lengths.items() if n > limit} == {}
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["genfusion_ns", "genfusion_ns.loop.round", "genfusion_ns.densify", "genfusion_ns.mesh", "genfusion_ns.losses"],
+)
+def test_core_imports_nothing_heavy(module):
+    code = f"import sys, {module}\nsys.stdout.write(','.join(m for m in {HEAVY!r} if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+
+
+def test_the_lists_above_see_what_they_should():
+    tree = ast.parse("def f():\n    import a.b\n    from c.d import e\n    from . import g")
+    assert imported_modules(tree) == {"a.b", "c.d"}
