@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -54,13 +54,8 @@ def fuse_mesh(
     low, high = _checked_bounds(bounds)
     voxel_size = _checked_voxel(float((high - low).max()), voxel_size)
     float32 = o3d.core.float32
-    grid = o3d.t.geometry.VoxelBlockGrid(
-        ("tsdf", "weight", "color"),
-        (float32,) * 3,
-        (1, 1, 3),
-        voxel_size,
-        block_resolution=16,  # type: ignore[arg-type]
-    )
+    channels: Any = (1, 1, 3)  # Open3D's stub asks for its own SizeVector
+    grid = o3d.t.geometry.VoxelBlockGrid(("tsdf", "weight", "color"), (float32,) * 3, channels, voxel_size)
     used = 0
     for camera, rgb, depth, alpha in views:
         inside = trim_depth(camera, depth, alpha, low, high, depth_trunc, min_alpha, margin=2 * voxel_size)
