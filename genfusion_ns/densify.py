@@ -151,7 +151,8 @@ class GradientDensifier:
             pruned = self._prune(params, optimizers, state, k, extent)
             for values in state.values():
                 values.zero_()
-        reset = is_opacity_reset_due(k, self.reset_every, self.stop)
+        # a reset that no event follows would only leave faint splats behind
+        reset = is_opacity_reset_due(k, self.reset_every, self.stop - self.pause_after_reset)
         if reset:
             reset_opa(params, optimizers, state, self.reset_opacity)
         return DensifyReport(cloned, split, pruned, reset, len(params["means"]))

@@ -278,6 +278,11 @@ def test_events_and_pauses():
     assert acted == [600, 1000, 1100, 1200, 1300, 1700, 1800, 1900]
 
 
+def test_no_reset_shortly_before_the_end_of_growth():
+    densifier = GradientDensifier(start=0, stop=800, every=100, reset_every=300, pause_after_reset=250)
+    assert [densifier.step(*setup(n=2), k, 1.0, 0).reset for k in (300, 600)] == [True, False]
+
+
 def test_scaled_to_a_run_leaves_a_tail_to_polish():
     scaled = GradientDensifier().scaled_to(3000)
     assert (scaled.start, scaled.stop, scaled.every, scaled.reset_every) == (50, 1500, 100, 300)

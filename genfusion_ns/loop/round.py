@@ -49,13 +49,16 @@ def run_round(
     """
     began = time.monotonic()
     number = state.round
+    device = captured.cameras[0].w2c.device
+    # paths are a handful of small matrices: the CPU is faster, and gives the same ones whatever trains
+    captured = replace(captured, cameras=[camera.to("cpu") for camera in captured.cameras])
     clips = plan_round(captured.cameras, config, seed, number)
     frames: list[GeneratedFrame] = []
     coverage, change = [], []
     with _progress(console) as progress, torch.no_grad():
         task = progress.add_task(f"round {number + 1}: render and {repairer.name}", total=len(clips))
         for index, clip in enumerate(clips):
-            rendered = render_clip(render, clip.cameras)
+            rendered = render_clip(render, [camera.to(device) for camera in clip.cameras])
             repaired = repairer.repair(rendered, reference_for(clip, captured))
             check_repaired(rendered, repaired, repairer.name)
             origin = Provenance(
