@@ -1,0 +1,237 @@
+"""The demo's work: a procedural scene, three trainings, a table, a before/after picture. Started by scripts/demo.
+
+Rows that are already there from the same settings are kept, so that a second run ends in seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from PIL import Image, ImageDraw
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from tyro.conf import Positional
+
+from genfusion_ns.commands.make_scene import MakeScene
+from genfusion_ns.commands.make_scene import run as make_scene
+from genfusion_ns.errors import UserError, exits_cleanly
+
+REPO = Path(__file__).resolve().parents[1]
+NO_LOOP = ("--pipeline.datamanager.loop.every", "0")
+ONE_STEP = re.compile(r"(\d+) \(\d+\.\d+%\)")  # how Nerfstudio's log tells its progress
+
+
+@dataclass
+class Demo:
+    """Train on the embedded scene with all photos, with few, and with few and the loop; show what each gives."""
+
+    out: Positional[Path] = REPO / "outputs" / "demo"
+    """Folder for the scene, the runs, the table and the picture."""
+    few: int = 6
+    """How many photos the runs with few photos get."""
+    steps: int = 1500
+    """Training steps of each run."""
+    size: tuple[int, int] = (160, 90)
+    """Width and height of the scene's photos."""
+    fresh: bool = False
+    """Train again even if the runs are there."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the demo's table."""
+
+    key: str
+    title: str
+    options: tuple[str, ...]
+
+
+def cases(args: Demo) -> list[Case]:
+    """The three trainings; the last is what the method is for."""
+    sparse = ("--pipeline.datamanager.dataparser.sparse-views", str(args.few))
+    return [
+        Case("all_views", "2DGS, all photos", NO_LOOP),
+        Case("few_views", f"2DGS, {args.few} photos", (*sparse, *NO_LOOP)),
+        Case("genfusion", f"genfusion (identity repairer), {args.few} photos", sparse),
+    ]
+
+
+def train_command(case: Case, args: Demo, scene: Path, runs: Path) -> list[str]:
+    """The `ns-train` call of a case, as a user would type it."""
+    return [
+        str(Path(sys.executable).with_name("ns-train")),
+        "genfusion",
+        *("--data", str(scene), "--output-dir", str(runs), "--experiment-name", case.key, "--timestamp", "run"),
+        *("--max-num-iterations", str(args.steps), "--vis", "tensorboard", "--steps-per-eval-image", "0"),
+        *case.options,
+    ]
+
+
+def train(case: Case, args: Demo, scene: Path, console: Console) -> dict[str, Any]:
+    """Train a case in its own process unless it is done already; its metrics and the path of its config.yml."""
+    runs = args.out / "runs"
+    command = train_command(case, args, scene, runs)
+    folder = runs / case.key / "genfusion" / "run"
+    key = hashlib.sha256(json.dumps([*command, (scene / "procedural.json").read_text()]).encode()).hexdigest()
+    done = folder / "demo.json"
+    if done.is_file() and not args.fresh:
+        result = json.loads(done.read_text())
+        if result.get("key") == key:
+            console.print(f"{case.title}: already trained")
+            return result
+    console.print(f"[dim]$ ns-train {shlex.join(command[1:])}[/]", highlight=False, soft_wrap=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    started = time.perf_counter()
+    follow(command, args.out / f"{case.key}.log", case.title, args.steps, console)
+    seconds = time.perf_counter() - started
+    result = {"key": key, "config": str(folder / "config.yml"), "seconds": seconds, **evaluate(folder)}
+    partial = done.with_suffix(".partial")
+    partial.write_text(json.dumps(result, indent=1))
+    os.replace(partial, done)
+    return result
+
+
+def follow(command: list[str], log: Path, title: str, steps: int, console: Console) -> None:
+    """Run a training with its output in `log` and a progress bar here.
+
+    Raises:
+        UserError: it failed; the end of its output is printed.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps"))
+    environment = {**os.environ, "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
+    with (
+        log.open("w") as stream,
+        Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+            env=environment,
+        ) as process,
+    ):
+        task = progress.add_task(title, total=steps)
+        assert process.stdout is not None
+        for line in process.stdout:
+            stream.write(line)
+            if line.startswith("genfusion:"):
+                progress.console.print(f"[dim]{line.rstrip()}[/]", highlight=False)
+            if match := ONE_STEP.search(line):
+                progress.update(task, completed=int(match[1]))
+        if process.wait() == 0:
+            progress.update(task, completed=steps)
+    if process.returncode != 0:
+        console.print("\n".join(log.read_text().splitlines()[-20:]), markup=False, highlight=False)
+        raise UserError(f"'{title}' failed with exit code {process.returncode}; its whole output is in {log}.")
+
+
+def evaluate(folder: Path) -> dict[str, Any]:
+    """Held-out metrics of a run; the photo and the render of its middle held-out view go beside it as PNG."""
+    from held_out import held_out_metrics, held_out_views
+    from nerfstudio.utils.eval_utils import eval_setup
+
+    pipeline: Any = eval_setup(folder / "config.yml", test_mode="test")[1]
+    metrics = held_out_metrics(pipeline)
+    views = list(held_out_views(pipeline))
+    outputs, batch = views[len(views) // 2]
+    photo = np.asarray(pipeline.model.get_gt_img(batch["image"]).cpu())
+    for name, image in (("photo", photo), ("render", outputs["rgb"].cpu().numpy())):
+        Image.fromarray((255 * image.clip(0, 1)).round().astype(np.uint8)).save(folder / f"{name}.png")
+    return {**metrics, "gaussians": pipeline.model.num_points}
+
+
+def before_after(rows: list[tuple[Case, dict[str, Any]]], target: Path) -> None:
+    """One picture: the held-out photo, then what each run shows in its place."""
+    folders = [Path(result["config"]).parent for _, result in rows]
+    tiles = [("the held-out photo", Image.open(folders[0] / "photo.png"))]
+    for (case, result), folder in zip(rows, folders, strict=True):
+        tiles.append((f"{case.title}: {result['psnr']:.1f} dB", Image.open(folder / "render.png")))
+    width, height = tiles[0][1].size
+    scale = max(1, 480 // width)
+    width, height, bar = width * scale, height * scale, 20
+    sheet = Image.new("RGB", (2 * width + 4, 2 * (height + bar) + 4), "white")
+    for index, (caption, image) in enumerate(tiles):
+        x, y = (index % 2) * (width + 4), (index // 2) * (height + bar + 4)
+        ImageDraw.Draw(sheet).text((x + 4, y + 4), caption, fill="black")
+        sheet.paste(image.resize((width, height), Image.Resampling.BICUBIC), (x, y + bar))
+    sheet.save(target)
+
+
+def print_table(rows: list[tuple[Case, dict[str, Any]]], console: Console) -> None:
+    """The held-out table."""
+    table = Table(title=f"held-out quality ({rows[0][1]['views']} photos that no run saw)")
+    table.add_column("run")
+    for name in ("PSNR", "SSIM", "coverage", "Gaussians", "seconds"):
+        table.add_column(name, justify="right")
+    for case, result in rows:
+        table.add_row(
+            case.title,
+            f"{result['psnr']:.2f} dB",
+            f"{result['ssim']:.3f}",
+            f"{result['coverage']:.3f}",
+            f"{result['gaussians']:,}",
+            f"{result['seconds']:.0f}",
+        )
+    console.print(table)
+
+
+def print_next(config: Path, args: Demo, console: Console) -> None:
+    """What to try next, ready to paste."""
+    here, bin_folder = shlex.quote(str(config)), Path(sys.executable).parent
+    console.print("\n[bold]Try next[/]")
+    for line in (
+        f"source {shlex.quote(str(bin_folder / 'activate'))}",
+        f"ns-viewer --load-config {here}",
+        f"ns-render dataset --load-config {here} --split test --rendered-output-names rgb depth normal "
+        f"--output-path {shlex.quote(str(args.out / 'renders'))}",
+        f"ns-export gaussian-splat --load-config {here} --output-dir {shlex.quote(str(args.out / 'splat'))}",
+        "genfusion-prepare MY_PHOTOS my_scene && ns-train genfusion --data my_scene   # your own photos",
+    ):
+        console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
+
+
+@exits_cleanly
+def run(args: Demo) -> None:
+    """Make the scene, train, evaluate, show.
+
+    Raises:
+        UserError: a training failed, or the folder holds something else.
+    """
+    started = time.perf_counter()
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    args.out = args.out.resolve()
+    scene = args.out / "scene"
+    make_scene(MakeScene(out=scene, size=args.size, overwrite=True))
+    rows = [(case, train(case, args, scene, console)) for case in cases(args)]
+    picture = args.out / "before_after.png"
+    before_after(rows, picture)
+    print_table(rows, console)
+    (args.out / "table.json").write_text(json.dumps({case.title: result for case, result in rows}, indent=1))
+    console.print(f"before/after picture: {picture}", soft_wrap=True, highlight=False)
+    print_next(Path(rows[-1][1]["config"]), args, console)
+    console.print(f"\ndone in {time.perf_counter() - started:.0f} s", highlight=False)
+
+
+def main() -> None:
+    """Entry point of scripts/demo."""
+    run(tyro.cli(Demo, prog="scripts/demo"))
+
+
+if __name__ == "__main__":
+    main()
