@@ -161,11 +161,16 @@ class GenFusionModel(SplatfactoModel):
 
     def step_post_backward(self, step: int) -> None:
         """Feed the densifier with this step's screen gradients, and let it act on its events."""
-        for render in self._observed:
+        for number, render in enumerate(self._observed):
             gradient = render.densify_signal.grad
-            if gradient is not None:
-                height, width = render.alpha.shape[:2]
-                self.densifier.observe(self.densifier_state, gradient, render.radii, width, height)
+            if gradient is None:
+                continue
+            # Generated views (all but the first) speak only for splats that no captured view has shown since the last
+            # event: where both see a splat, their weaker gradients would water the captured ones down.
+            unseen = self.densifier_state["count"] == 0
+            radii = render.radii if number == 0 else render.radii * unseen
+            height, width = render.alpha.shape[:2]
+            self.densifier.observe(self.densifier_state, gradient, radii, width, height)
         self._observed.clear()
         self.densifier.step(
             self.gauss_params, self.optimizers, self.densifier_state, step + 1, self.scene_extent, self.config.seed
