@@ -112,8 +112,9 @@ def _load_torch(path: Path, allow_pickle: bool) -> Any:
         )
     try:
         if allow_pickle:
-            module: Any = types.SimpleNamespace(Unpickler=_PlaceholderUnpickler, load=pickle.load)
-            return torch.load(path, map_location="cpu", mmap=True, weights_only=False, pickle_module=module)
+            return torch.load(
+                path, map_location="cpu", mmap=True, weights_only=False, pickle_module=_placeholder_pickle()
+            )
         return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
         if allow_pickle:
@@ -170,6 +171,13 @@ class _PlaceholderUnpickler(pickle.Unpickler):
         if is_dtype or (module_name, global_name) in self.ALLOWED:
             return super().find_class(module_name, global_name)
         return _Placeholder
+
+
+def _placeholder_pickle() -> Any:
+    """A stand-in for the pickle module, for `torch.load`."""
+    module: Any = types.ModuleType("placeholder_pickle")
+    module.Unpickler = _PlaceholderUnpickler
+    return module
 
 
 def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:

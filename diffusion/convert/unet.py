@@ -64,14 +64,15 @@ def plan_unet(shapes: Shapes) -> NetworkPlan:
     )
     pieces = {}
     blocks = _blocks(shapes)
+    gains = {name for name in shapes if name.endswith(".attn2.alpha")}
     for name in shapes:
         target = _target(name, blocks)
-        if target is None:
+        if target is None or name in gains:
             continue
         gain = name.replace("to_v_ip.weight", "alpha") if ".to_v_ip." in name else None
         # Only the first temporal transformer's projections are 1x1 convolutions.
         rank = 2 if name.startswith("init_attn.0.proj_") and name.endswith(".weight") else None
-        pieces[target] = Piece(name, rank=rank, gain=gain if gain in shapes else None)
+        pieces[target] = Piece(name, rank=rank, gain=gain if gain in gains else None)
     return NetworkPlan("unet", shapes.prefix, model, pieces)
 
 

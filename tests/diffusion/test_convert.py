@@ -1,0 +1,427 @@
+"""The converter: full-size shapes, every kind of file it takes, and every kind that it refuses."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from parity_data import SLACK, Parity, gap
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPVisionModel
+
+from diffusion.convert import cli, write
+from diffusion.convert.checkpoint import Checkpoint, sha256
+from diffusion.convert.plan import Hints, find_problems, make_plan
+from diffusion.convert.run import convert
+from diffusion.convert.write import write_network
+from diffusion.errors import UserError
+from diffusion.models.unet import RGBDVideoUNet
+from diffusion.schedulers import RescaledDDIMScheduler
+
+
+def save(state: dict[str, Tensor], path: Path) -> Path:
+    torch.save({"state_dict": state}, path)
+    return path
+
+
+def networks(folder: Path) -> dict[str, Tensor]:
+    """All weights of a pipeline folder, by "network/name"."""
+    weights = {}
+    for file in folder.glob("*/*.safetensors"):
+        weights |= {f"{file.parent.name}/{name}": tensor for name, tensor in load_file(file).items()}
+    return weights
+
+
+# Full size
+
+
+def test_every_full_size_tensor_converts_with_its_exact_shape(parity: Parity) -> None:
+    shapes = parity.shapes("full")
+    plan = make_plan(shapes, Hints(text_encoder=True))
+    assert not find_problems(plan, shapes)
+    used: set[str] = set()
+    for network in plan.networks:
+        used |= network.sources()
+        converted = {
+            name: piece.build(lambda source, n=network: torch.empty(shapes[n.prefix + source], device="meta"))
+            for name, piece in network.pieces.items()
+        }
+        network.model.load_state_dict(converted, strict=True, assign=True)
+    ignored = {name for names in plan.ignored.values() for name in names}
+    assert used | ignored == set(shapes) and not used & ignored
+    assert len(shapes) == 2520
+    sizes = {n.folder: (len(n.model.state_dict()), sum(p.numel() for p in n.model.parameters())) for n in plan.networks}
+    assert sizes["unet"] == (1516, 1_438_854_980)
+    assert sizes["resampler"][1] == 48_787_456
+    assert sizes["image_encoder"][1] == 630_766_080
+    assert sizes["vae"] == (248, 83_656_168)
+
+
+def test_full_size_configurations_are_the_official_ones(parity: Parity) -> None:
+    plan = make_plan(parity.shapes("full"), Hints(text_encoder=True))
+    configs = {network.folder: network.model.config for network in plan.networks}
+    with torch.device("meta"):
+        default = RGBDVideoUNet().config
+    for key, value in default.items():
+        if not key.startswith("_"):
+            assert configs["unet"][key] == value, key
+    assert (configs["resampler"]["heads"], configs["resampler"]["dim_head"]) == (12, 64)
+    assert configs["image_encoder"].num_attention_heads == 16
+    assert configs["image_encoder"].image_size == 224
+    assert configs["text_encoder"].num_attention_heads == 16
+
+
+def test_the_tiny_configuration_is_inferred_from_the_tensors(parity: Parity, converted: Path) -> None:
+    expected = parity.config["unet"]
+    unet = json.loads((converted / "unet" / "config.json").read_text())
+    assert unet["attention_head_dim"] == expected["num_head_channels"]
+    widths = [expected["model_channels"] * factor for factor in expected["channel_mult"]]
+    assert unet["block_out_channels"] == widths
+    attended = [2**level in expected["attention_resolutions"] for level in range(len(widths))]
+    assert [kind.startswith("CrossAttn") for kind in unet["down_block_types"]] == attended
+    assert unet["layers_per_block"] == expected["num_res_blocks"]
+    vae = json.loads((converted / "vae" / "config.json").read_text())
+    for key, value in parity.config["vae"].items():
+        assert vae[key] == value, key
+    vision = json.loads((converted / "image_encoder" / "config.json").read_text())
+    assert vision["patch_size"] == parity.config["vision"]["patch_size"]
+    assert vision["image_size"] == parity.config["vision"]["image_size"]
+
+
+# Files that it takes
+
+
+def test_text_encoder(parity: Parity, converted: Path) -> None:
+    io = parity.io("tiny_clip_text_io")
+    model = CLIPTextModel.from_pretrained(converted / "text_encoder").eval()
+    with torch.no_grad():
+        hidden = model(io["tokens"], output_hidden_states=True).hidden_states[-2]
+        norm = next(m for name, m in model.named_modules() if name.endswith("final_layer_norm"))
+        assert gap(norm(hidden), io["penultimate"]) < 4e-6 * SLACK
+    assert "text_encoder" not in json.loads((converted / "model_index.json").read_text())
+
+
+def test_scheduler_follows_the_checkpoint(parity: Parity, converted: Path, tmp_path: Path) -> None:
+    config = json.loads((converted / "scheduler" / "scheduler_config.json").read_text())
+    assert (config["rescale_base"], config["rescale_steps"]) == (0.7, 400)
+    assert config["timestep_spacing"] == "leading" and not config["clean_end"]
+    bare = {k: v for k, v in parity.weights().items() if k != "scale_arr"}
+    convert(save(bare, tmp_path / "a.ckpt"), tmp_path / "a", hints=parity.hints())
+    assert RescaledDDIMScheduler.from_pretrained(tmp_path / "a" / "scheduler").config["rescale_base"] == 1.0
+
+
+def as_safetensors(state: dict[str, Tensor], path: Path) -> Path:
+    save_file(state, path.with_suffix(".safetensors"))
+    return path.with_suffix(".safetensors")
+
+
+def as_deepspeed(state: dict[str, Tensor], path: Path) -> Path:
+    prefixed = {f"_forward_module.{name}": tensor for name, tensor in state.items()}
+    torch.save({"module": prefixed, "optimizer": None, "global_steps": 1}, path)
+    return path
+
+
+def as_plain(state: dict[str, Tensor], path: Path) -> Path:
+    torch.save(state, path)
+    return path
+
+
+def with_leftovers(state: dict[str, Tensor], path: Path) -> Path:
+    names = (
+        "model_ema.decay",
+        "model_ema.diffusion_modeloutbias",
+        "lvlb_weights",
+        "logvar",
+        "embedder.mean",
+        "embedder.std",
+        "embedder.model.attn_mask",
+        "cond_stage_model.model.attn_mask",
+        "first_stage_model.loss.logvar",
+    )
+    return save(state | {name: torch.zeros(3) for name in names}, path)
+
+
+def with_old_fps_name(state: dict[str, Tensor], path: Path) -> Path:
+    return save({k.replace("fps_embedding", "framestride_embed"): v for k, v in state.items()}, path)
+
+
+def with_old_attention_names(state: dict[str, Tensor], path: Path) -> Path:
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+    def name(key: str) -> str:
+        if not key.startswith("first_stage_model."):
+            return key
+        return re.sub(r"(attentions\.0\.)(to_q|to_k|to_v|to_out\.0)\.", lambda m: f"{m[1]}{old[m[2]]}.", key)
+
+    renamed = {name(key): tensor for key, tensor in state.items()}
+    assert any(".proj_attn." in key for key in renamed)
+    return save(renamed, path)
+
+
+@pytest.mark.parametrize(
+    "write_file",
+    [as_safetensors, as_deepspeed, as_plain, with_leftovers, with_old_fps_name, with_old_attention_names],
+)
+def test_all_kinds_of_files_give_the_same_weights(
+    write_file: Callable[[dict[str, Tensor], Path], Path], parity: Parity, converted: Path, tmp_path: Path
+) -> None:
+    file = write_file(parity.weights(), tmp_path / "other.ckpt")
+    convert(file, tmp_path / "out", dtype="fp32", hints=parity.hints())
+    ours, theirs = networks(tmp_path / "out"), networks(converted)
+    assert set(ours) == set(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_learned_image_scale_goes_into_the_values(parity: Parity, converted: Path, tmp_path: Path) -> None:
+    """Some DynamiCrafter files scale the image attention's result by 1 + tanh(alpha)."""
+    state = parity.weights()
+    names = [name for name in state if name.endswith("to_v_ip.weight")]
+    alphas = {name.replace("to_v_ip.weight", "alpha"): torch.tensor(0.1 * i) for i, name in enumerate(names)}
+    convert(save(state | alphas, tmp_path / "a.ckpt"), tmp_path / "out", dtype="fp32", hints=parity.hints())
+    ours, theirs = networks(tmp_path / "out"), networks(converted)
+    ratios = []
+    for name, tensor in theirs.items():
+        if "to_v_ip" in name:
+            ratios.append(float((ours[name] / tensor).median()))
+        else:
+            assert torch.equal(ours[name], tensor), name
+    expected = [float(1 + torch.tanh(alpha)) for alpha in alphas.values()]
+    assert sorted(ratios) == pytest.approx(sorted(expected), rel=1e-5)
+
+
+def test_another_autoencoder(parity: Parity, converted: Path, tmp_path: Path) -> None:
+    """A DynamiCrafter checkpoint with an RGB-D autoencoder, as training starts from it."""
+    state = {k: v for k, v in parity.weights().items() if not k.startswith("first_stage_model.")}
+    file = converted / "vae" / "diffusion_pytorch_model.safetensors"
+    done = convert(save(state, tmp_path / "a.ckpt"), tmp_path / "out", dtype="fp32", hints=parity.hints(), vae=file)
+    ours, theirs = networks(tmp_path / "out"), networks(converted)
+    assert set(ours) == set(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert [source.path for source in done.sources] == [tmp_path / "a.ckpt", file]
+
+
+def test_half_precision_rounds_every_weight(checkpoint: Path, parity: Parity, converted: Path, tmp_path: Path) -> None:
+    convert(checkpoint, tmp_path / "out", dtype="fp16", hints=parity.hints())
+    halves = networks(tmp_path / "out")
+    for name, tensor in networks(converted).items():
+        assert torch.equal(halves[name], tensor.half()), name
+    loaded = RGBDVideoUNet.from_pretrained(tmp_path / "out" / "unet", torch_dtype=torch.float16)
+    assert loaded.dtype == torch.float16
+
+
+def test_shards_load_as_one(
+    checkpoint: Path, parity: Parity, converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = Checkpoint(checkpoint)
+    kinds = {"unet": RGBDVideoUNet, "image_encoder": CLIPVisionModel}
+    for network in make_plan(file.shapes, parity.hints()).networks:
+        if network.folder not in kinds:
+            continue
+        size = sum(f.stat().st_size for f in (converted / network.folder).glob("*.safetensors"))
+        monkeypatch.setattr(write, "SHARD_BYTES", size // 3)
+        monkeypatch.setattr(write, "MAPPED_BYTES", size // 5)
+        files = write_network(network, file, tmp_path / network.folder, torch.float32, lambda count: None)
+        assert len(files) > 2
+        kind = kinds[network.folder]
+        whole, shards = (kind.from_pretrained(root / network.folder) for root in (converted, tmp_path))
+        for (name, a), b in zip(whole.state_dict().items(), shards.state_dict().values(), strict=True):
+            assert torch.equal(a, b), name
+
+
+def test_the_model_card_names_files_and_licences(checkpoint: Path, converted: Path) -> None:
+    card = (converted / "README.md").read_text()
+    assert checkpoint.name in card and sha256(checkpoint) in card
+    for file in converted.glob("*/*.safetensors"):
+        assert str(file.relative_to(converted)) in card and sha256(file) in card
+    for licence in ("MIT", "Apache-2.0", "OpenRAIL"):
+        assert licence in card
+
+
+class RunsCode:
+    """Pickled, it writes a file when it is read by an ordinary unpickler."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.path,)
+
+
+def test_pickled_objects_need_a_flag_and_still_run_no_code(parity: Parity, converted: Path, tmp_path: Path) -> None:
+    extra = {"callbacks": datetime.timedelta(1), "hook": RunsCode(tmp_path / "ran")}
+    torch.save({"state_dict": parity.weights(), **extra}, tmp_path / "a.ckpt")
+    with pytest.raises(UserError, match="--allow-pickle") as caught:
+        convert(tmp_path / "a.ckpt", tmp_path / "out", hints=parity.hints())
+    assert sha256(tmp_path / "a.ckpt") in str(caught.value)
+    convert(tmp_path / "a.ckpt", tmp_path / "out", "fp32", hints=parity.hints(), allow_pickle=True)
+    assert not (tmp_path / "ran").exists()
+    ours, theirs = networks(tmp_path / "out"), networks(converted)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_releasing_the_mapping_keeps_the_file_readable(checkpoint: Path, parity: Parity) -> None:
+    file = Checkpoint(checkpoint)
+    state = parity.weights()
+    for name in list(state)[:3]:
+        file.release()
+        assert torch.equal(file.read(name), state[name])
+
+
+# Files that it refuses
+
+
+def without(*patterns: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    return lambda state: {k: v for k, v in state.items() if not any(re.search(p, k) for p in patterns)}
+
+
+def changed(name_ending: str, change: Callable[[Tensor], Tensor]) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    def apply(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        name = next(name for name in state if name.endswith(name_ending))
+        return state | {name: change(state[name].clone())}
+
+    return apply
+
+
+def with_nan(tensor: Tensor) -> Tensor:
+    tensor.view(-1)[0] = float("nan")
+    return tensor
+
+
+def with_huge(tensor: Tensor) -> Tensor:
+    tensor.view(-1)[0] = 1e6
+    return tensor
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without(r"image_proj_model"), r"no resampler .*named .*embedder"),
+        (without(r"first_stage_model", r"embedder\.model\.visual"), r"no image encoder .*no autoencoder"),
+        (without(r"middle_block\.1\.norm\.weight"), r"1 missing: unet/mid_block.attentions.0.norm.weight"),
+        (without(r"input_blocks\.0\.0\.weight"), r"no tensor model.diffusion_model.input_blocks.0.0.weight"),
+        (without(r"\.norm2\."), r"missing: .*and \d+ more.*incomplete"),
+        (lambda state: state | {"control_model.x": torch.zeros(1)}, r"1 unexpected: control_model.x.*derived"),
+        (lambda state: {k + "0": v for k, v in state.items()}, "no tensor|missing"),
+        (lambda state: {f"net.{k}": v for k, v in state.items()}, "no UNet"),
+        (changed("out.2.bias", lambda t: t[:-1]), r"1 misshapen: .*out.2.bias \[\d\] \(expected \[\d\]\)"),
+        (changed("out.2.weight", with_nan), "out.2.weight holds NaN"),
+        (changed("out.2.weight", with_huge), r"1e\+06.*float16.*--dtype fp32"),
+        (changed("alphas_cumprod", lambda t: t * 0.99 + 0.01), "noise schedule .*ends at"),
+    ],
+)
+def test_checkpoints_that_do_not_fit(
+    damage: Callable[[dict[str, Tensor]], dict[str, Tensor]], message: str, parity: Parity, tmp_path: Path
+) -> None:
+    file = save(damage(parity.weights()), tmp_path / "bad.ckpt")
+    with pytest.raises(UserError, match=message) as caught:
+        convert(file, tmp_path / "out", hints=parity.hints())
+    assert "\n" not in str(caught.value)
+    # Nothing half-written is left; a report may be.
+    assert {path.name for path in tmp_path.iterdir()} <= {"bad.ckpt", "out.report.txt"}
+
+
+def test_the_report_lists_every_name(parity: Parity, tmp_path: Path) -> None:
+    weights = parity.weights()
+    removed = [name for name in weights if re.search(r"^model\..*\.norm2\.", name)]
+    state = {k: v for k, v in weights.items() if k not in removed} | {"a.b": torch.zeros(1)}
+    with pytest.raises(UserError, match=r"All names: .*out\.report\.txt"):
+        convert(save(state, tmp_path / "bad.ckpt"), tmp_path / "out", hints=parity.hints())
+    report = (tmp_path / "out.report.txt").read_text()
+    assert "unexpected (1):\n  a.b\n" in report
+    assert f"missing ({len(removed)}):" in report
+    assert report.count(".norm2.") == len(removed)
+
+
+def test_heads_that_the_tensors_do_not_tell(parity: Parity, checkpoint: Path, tmp_path: Path) -> None:
+    width = parity.config["vision"]["width"]
+    for heads, option in ((width + 1, "--clip-heads"), (0, None)):
+        hints = Hints(clip_heads=heads, resampler_head_width=parity.config["res"]["dim_head"])
+        if option:
+            with pytest.raises(UserError, match=option):
+                convert(checkpoint, tmp_path / "out", hints=hints)
+    inner = parity.config["res"]["heads"] * parity.config["res"]["dim_head"]
+    hints = Hints(clip_heads=parity.hints().clip_heads, resampler_head_width=inner + 1)
+    with pytest.raises(UserError, match="--resampler-head-width"):
+        convert(checkpoint, tmp_path / "out", hints=hints)
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        (b"", "a.ckpt", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a.ckpt", "Git LFS pointer"),
+        (b"<!DOCTYPE html><html></html>", "a.ckpt", "web page"),
+        (b"hello" * 100, "a.ckpt", "no complete torch file"),
+        (b"hello" * 100, "a.safetensors", "no complete safetensors file"),
+    ],
+)
+def test_files_that_are_no_checkpoints(content: bytes, name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        convert(tmp_path / name, tmp_path / "out")
+
+
+def test_cut_off_and_foreign_files(parity: Parity, checkpoint: Path, tmp_path: Path) -> None:
+    whole = checkpoint.read_bytes()
+    for share in (0.01, 0.5, 0.999):
+        (tmp_path / "cut.ckpt").write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(UserError, match="cut off"):
+            convert(tmp_path / "cut.ckpt", tmp_path / "out")
+    file = as_safetensors(parity.weights(), tmp_path / "cut")
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match="no complete safetensors file"):
+        convert(file, tmp_path / "out")
+    for content, message in (([1, 2], "holds a list"), ({"epoch": 3}, "no tensors .*epoch")):
+        torch.save(content, tmp_path / "foreign.ckpt")
+        with pytest.raises(UserError, match=message):
+            convert(tmp_path / "foreign.ckpt", tmp_path / "out")
+    with pytest.raises(UserError, match="does not exist"):
+        convert(tmp_path / "absent.ckpt", tmp_path / "out")
+    with pytest.raises(UserError, match="is a folder.*mp_rank"):
+        convert(tmp_path, tmp_path / "out")
+
+
+def test_an_existing_folder_is_kept_unless_told_otherwise(checkpoint: Path, parity: Parity, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="--overwrite"):
+        convert(checkpoint, out, hints=parity.hints())
+    assert (out / "mine.txt").read_text() == "mine"
+    with pytest.raises(UserError, match="does not exist"):
+        convert(tmp_path / "absent.ckpt", out, overwrite=True)
+    assert (out / "mine.txt").exists()
+    convert(checkpoint, out, hints=parity.hints(), overwrite=True)
+    assert not (out / "mine.txt").exists() and (out / "unet" / "config.json").exists()
+
+
+def test_command_line(
+    checkpoint: Path,
+    parity: Parity,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    hints = parity.hints()
+    options = ["--clip-heads", str(hints.clip_heads), "--resampler-head-width", str(hints.resampler_head_width)]
+    monkeypatch.setattr(sys, "argv", ["genfusion-convert", str(checkpoint), str(tmp_path / "out"), *options])
+    cli.main()
+    printed = capsys.readouterr().out
+    assert sha256(checkpoint) in printed
+    assert "No missing and no unexpected tensors" in printed
+    assert (tmp_path / "out" / "model_index.json").is_file()
+
+    monkeypatch.setattr(sys, "argv", ["genfusion-convert", str(tmp_path / "absent.ckpt"), str(tmp_path / "other")])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    refused = capsys.readouterr().err
+    assert refused.startswith("error: ") and "Traceback" not in refused
+    assert len(refused.strip().splitlines()) == 1
