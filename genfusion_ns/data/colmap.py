@@ -75,8 +75,8 @@ def read_model(folder: Path) -> ColmapModel:
     """
     try:
         reconstruction = pycolmap.Reconstruction(str(folder))
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[-1]
+    except (RuntimeError, ValueError, LookupError, MemoryError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise UserError(
             f"{folder} holds no COLMAP model that pycolmap {pycolmap.__version__} can read ({reason}). Expected "
             "cameras, images and points3D, all .bin or all .txt. Export the model again, or move the folder away: "

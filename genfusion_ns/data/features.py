@@ -23,10 +23,11 @@ _PAIRS_AT_ONCE = 64
 
 
 @contextlib.contextmanager
-def quiet_colmap() -> Iterator[None]:
-    """Keep COLMAP's log to errors."""
+def quiet_colmap(but_errors: bool = True) -> Iterator[None]:
+    """Keep COLMAP's log to errors, or to what ends the process."""
     level = pycolmap.logging.minloglevel
-    pycolmap.logging.minloglevel = int(pycolmap.logging.Level.ERROR)
+    lowest = pycolmap.logging.Level.ERROR if but_errors else pycolmap.logging.Level.FATAL
+    pycolmap.logging.minloglevel = int(lowest)
     try:
         yield
     finally:

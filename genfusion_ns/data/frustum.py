@@ -126,7 +126,8 @@ def _known_depths(v: int, cameras: ViewArrays, xyz: FloatArray, tracks: Tracks |
 def _guess_depths(pixels: FloatArray, known: FloatArray, depth: FloatArray, rng: np.random.Generator) -> NDArray:
     """Depths [n] at pixels [n, 2] from known depths; see the top of the file."""
     tree = KDTree(known)
-    distance, neighbour = (a.reshape(len(pixels), -1) for a in tree.query(pixels, k=min(NEIGHBOURS, len(known))))
+    k = min(NEIGHBOURS, len(known))
+    distance, neighbour = (np.asarray(found).reshape(-1, k) for found in tree.query(pixels, k=k))
     weight = np.cumsum(1.0 / np.maximum(distance, 1.0) ** 2, axis=1)
     pick = (rng.random(len(pixels))[:, None] * weight[:, -1:] > weight).sum(axis=1)
     row = np.arange(len(pixels))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from genfusion_ns.cameras import invert_rigid
 from genfusion_ns.data.colmap import ColmapModel, Tracks, similarity_between
-from genfusion_ns.data.frustum import complete_with_frustum_samples, focus_point
+from genfusion_ns.data.frustum import complete_with_frustum_samples
 from genfusion_ns.data.matching import match_views
 from genfusion_ns.data.triangulate import Triangulated, triangulate_tracks
 from genfusion_ns.data.views import FloatArray, TrainView, find_by_name, inside, photo_colours, to_pixels, view_arrays
@@ -64,7 +64,7 @@ def initial_points(
         official: points of the model that one or more training views observe, at the positions that all photos gave
             them (what GenFusion's code does; leaks geometry of held-out views).
         all: every point of the model, else of `cloud` (leaks more).
-        random: `target` points with random colours in a cube of three times the cameras' extent.
+        random: `target` samples in the frusta of the training views, at depths that the cameras alone suggest.
 
     Args:
         views: the training views; an observation counts if it lies inside the view's image, so cropped photos
@@ -80,7 +80,8 @@ def initial_points(
     if mode == "tracks":
         return _from_tracks(views, model, target, seed)
     if mode == "random":
-        return _random(views, target, seed)
+        samples = complete_with_frustum_samples(views, np.zeros((0, 3)), None, target, seed)
+        return _points(samples.xyz, samples.rgb, f"{target} samples in the frusta at random depths", 0)
     if mode == "all" and model is None and cloud is not None:
         return _points(cloud[0], cloud[1], f"all {len(cloud[0])} points of the scene's point cloud", len(cloud[0]))
     if model is None:
@@ -95,16 +96,14 @@ def training_tracks(model: ColmapModel, views: Sequence[TrainView]) -> tuple[Tra
     """Observations inside the training photos (`image` counts `views`), and the names that the model lacks."""
     cameras = view_arrays(views)
     view_of_image = np.full(len(model.names), -1, dtype=np.int64)
-    unknown = []
-    for v, view in enumerate(views):
-        image = find_by_name(model.names, view.name)
-        if image is None:
-            unknown.append(view.name)
-        else:
+    found = find_by_name(model.names, [view.name for view in views])
+    for v, image in enumerate(found):
+        if image is not None:
             view_of_image[image] = v
     seen = view_of_image[model.tracks.image]
     tracks = Tracks(model.tracks.point, seen, model.tracks.ray).where(seen >= 0)
     pixels = to_pixels(tracks.ray, cameras.K[tracks.image])
+    unknown = [view.name for view, image in zip(views, found, strict=True) if image is None]
     return tracks.where(inside(pixels, cameras.size[tracks.image])), unknown
 
 
@@ -159,8 +158,8 @@ def _find_tracks(views: Sequence[TrainView], model: ColmapModel | None) -> tuple
 
 def _from_model(views: Sequence[TrainView], model: ColmapModel, mode: PointsMode) -> InitialPoints:
     """Points of the whole capture's model, moved into the views' world."""
-    names = [find_by_name(model.names, view.name) for view in views]
-    pairs = [(v, image) for v, image in enumerate(names) if image is not None]
+    images = find_by_name(model.names, [view.name for view in views])
+    pairs = [(v, image) for v, image in enumerate(images) if image is not None]
     if len(pairs) < 2:
         raise UserError(
             f"Initial points of mode {mode!r}: found {len(pairs)} of the {len(views)} training photos in the COLMAP "
@@ -181,16 +180,6 @@ def _from_model(views: Sequence[TrainView], model: ColmapModel, mode: PointsMode
     what = "seen by a training view" if mode == "official" else "of the whole capture"
     source = f"{len(keep)} COLMAP points {what}, at positions from all photos (held-out ones too)"
     return _points(xyz, model.rgb[keep], source, len(keep))
-
-
-def _random(views: Sequence[TrainView], target: int, seed: int) -> InitialPoints:
-    cameras = view_arrays(views)
-    focus = focus_point(cameras.w2c)
-    middle = cameras.centres.mean(axis=0)
-    extent = max(float(np.linalg.norm(cameras.centres - middle, axis=1).max()), 1e-6)
-    rng = np.random.default_rng([seed, target])
-    xyz = (middle if focus is None else focus) + 3.0 * extent * rng.uniform(-1.0, 1.0, (target, 3))
-    return _points(xyz, rng.uniform(0.0, 255.0, (target, 3)), f"{target} random points", 0)
 
 
 def _points(xyz: NDArray, rgb: NDArray, source: str, measured: int, notes: list[str] | None = None) -> InitialPoints:

@@ -26,6 +26,8 @@ from genfusion_ns.errors import UserError
 WORK_FOLDER = ".prepare"
 EXHAUSTIVE_UP_TO = 200
 """More photos than this are matched in sequence by `auto`; all pairs of 200 are 19,900."""
+MIN_MATCHES = 15
+"""COLMAP uses pairs of photos with this many matches (its default)."""
 _log = logging.getLogger(__name__)
 
 
@@ -179,14 +181,16 @@ class _Run:
         models = self.work / "sparse"
         delete([models])
         models.mkdir()
-        found = pycolmap.incremental_mapping(
-            self.database,
-            self.copies,
-            models,
-            _mapping_options(self.config, lax),
-            initial_image_pair_callback=lambda: step(2),
-            next_image_callback=lambda: step(1),
-        )
+        # That no model was found is for the caller to say.
+        with quiet_colmap(but_errors=False):
+            found = pycolmap.incremental_mapping(
+                self.database,
+                self.copies,
+                models,
+                _mapping_options(self.config, lax),
+                initial_image_pair_callback=lambda: step(2),
+                next_image_callback=lambda: step(1),
+            )
         self.progress.update(bar, completed=len(self.photos.names))
         return list(found.values())
 
@@ -230,12 +234,13 @@ class _Run:
 
     def _mapping_failed(self) -> UserError:
         with pycolmap.Database.open(self.database) as database:
-            verified, matched = database.num_verified_image_pairs(), database.num_matched_image_pairs()
+            matched = sum(len(found) >= MIN_MATCHES for found in database.read_all_matches()[1])
+            verified = sum(count >= MIN_MATCHES for count in database.read_two_view_geometry_num_inliers()[1])
         return UserError(
             f"COLMAP could not pose the photos in {self.config.images}: 0 of {len(self.photos.names)} were registered; "
-            f"{matched} pairs of photos have matching features, {verified} of them agree on a geometry. Expected "
-            "photos of one still scene with texture, each overlapping its neighbours by 60 % or more, taken from "
-            "different places (not turning on the spot). Try more photos between the present ones, --matching "
+            f"{matched} pairs of photos have {MIN_MATCHES} matching features or more, {verified} agree on a geometry. "
+            "Expected photos of one still scene with texture, each overlapping its neighbours by 60 % or more, taken "
+            "from different places (not turning on the spot). Try more photos between the present ones, --matching "
             "exhaustive, --max-features 16384, or --no-one-camera if lenses or zooms differ."
         )
 

@@ -124,13 +124,14 @@ def missing_scene_error(folder: Path, searched: Sequence[Path]) -> UserError:
 
 
 def _scene_error(scene: str, groups: list[_Group]) -> UserError:
-    head = f"{scene} can't be used as it is; {sum(len(group.lines) for group in groups)} problems were found."
+    count = sum(len(group.lines) for group in groups)
+    head = f"{scene} can't be used as it is; {count} problem{'s were' if count > 1 else ' was'} found."
     return UserError("\n".join([head, *(group.text() for group in groups)]))
 
 
 def _camera_groups(names: list[str], poses: FloatArray, K: FloatArray) -> list[_Group]:
     """Faults of poses and intrinsics; a view with NaN or Inf is listed for that alone."""
-    numbers = np.concatenate([poses.reshape(len(poses), -1), K.reshape(len(K), -1)], axis=1)
+    numbers = np.concatenate([poses[:, :3].reshape(-1, 12), K.reshape(-1, 9)], axis=1)
     finite = np.isfinite(numbers).all(axis=1)
     rotation = np.where(finite[:, None, None], poses[:, :3, :3], np.eye(3))
     error = np.abs(rotation.transpose(0, 2, 1) @ rotation - np.eye(3)).max(axis=(1, 2))

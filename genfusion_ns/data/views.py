@@ -7,9 +7,10 @@ image", whatever was done to the photo before.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 
 import numpy as np
 import torch
@@ -110,18 +111,19 @@ def camera_from_arrays(c2w: FloatArray, K: FloatArray, width: int, height: int) 
     return Camera(torch.from_numpy(w2c), torch.from_numpy(np.array(K, dtype=np.float64)), int(width), int(height))
 
 
-def find_by_name(names: Sequence[str], wanted: str) -> int | None:
-    """Index in `names` of the photo called `wanted`: the same path, else the only one with its file name, else stem.
+def find_by_name(names: Sequence[str], wanted: Sequence[str]) -> list[int | None]:
+    """For each photo of `wanted` its index in `names`: the same path, else the only one with its file name, else stem.
 
     COLMAP writes paths relative to its image folder, Nerfstudio relative to the scene, and some tools change the
     suffix on the way; a file name or stem that several photos share is no match.
     """
-    for key in (
-        lambda name: Path(name).as_posix(),
-        lambda name: Path(name).name,
-        lambda name: Path(name).stem,
-    ):
-        found = [index for index, name in enumerate(names) if key(name) == key(wanted)]
-        if len(found) == 1:
-            return found[0]
-    return None
+    found: list[int | None] = [None] * len(wanted)
+    for key in (PurePath.as_posix, lambda path: path.name, lambda path: path.stem):
+        keys = [key(PurePath(name)) for name in names]
+        count = Counter(keys)
+        index = {name: place for place, name in enumerate(keys) if count[name] == 1}
+        found = [
+            place if place is not None else index.get(key(PurePath(name)))
+            for place, name in zip(found, wanted, strict=True)
+        ]
+    return found
