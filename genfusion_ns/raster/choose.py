@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from genfusion_ns.errors import UserError
 from genfusion_ns.raster.api import Rasterizer
 from genfusion_ns.raster.torch_reference import TorchRasterizer
 
@@ -17,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 def choose_rasterizer(name: Backend = "auto", device: torch.device | str = "cpu") -> Rasterizer:
     """The rasteriser for `device`."""
-    rasterizer = TorchRasterizer()
-    logger.info("Rasteriser: %s on %s.", rasterizer.name, device)
-    return rasterizer
+    from genfusion_ns.raster.numba_raster import NumbaRasterizer, warm_up
+    if name == "torch":
+        return TorchRasterizer()
+    warm_up()
+    return NumbaRasterizer()
