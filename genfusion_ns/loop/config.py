@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import torch
 
 from genfusion_ns.errors import UserError
+from genfusion_ns.loop.repair import Repairer, create_repairer, repairer_names
 from genfusion_ns.schedule import generated_weight, is_round_due, scaled
 
 Trajectory = Literal["interpolate", "orbit"]
+
+
+@dataclass
+class DiffusionConfig:
+    """The bundled video model, where the repairer is 'diffusion'."""
+
+    weights: str = "lite"
+    """Folder, name of bundled weights, or hub id."""
+    steps: int | None = None
+    """Steps of the sampler; fewer are faster and blurrier. None = what the weights advise (GenFusion: 25)."""
+    guidance: float | None = None
+    """Scale of classifier-free guidance; 1 switches it off and halves the work. None = what the weights advise."""
+    strength: float = 1.0
+    """Below 1 the sampler starts from the noised render instead of noise, and keeps more of it; GenFusion's 1."""
+    memory: str = ""
+    """Budget on the device, such as 12GiB: chunks and offloading are chosen to fit. Empty = the fastest settings."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the networks; auto = bfloat16 on CUDA, float32 elsewhere."""
 
 
 @dataclass
@@ -16,7 +38,10 @@ class LoopConfig:
     """When novel views are made, which, and how much they count."""
 
     repairer: str = "identity"
-    """Who repairs the renders; 'identity' gives them back unchanged and needs no weights."""
+    """Who repairs the renders: 'identity' gives them back unchanged, 'classical' fills holes and smooths (neither needs
+    weights), 'diffusion' is the video model; other packages may register more."""
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    """Settings of the repairer 'diffusion'."""
     start: int = 1000
     """Steps before the first round; GenFusion's warm-up of 1000 of 7000. Earlier renders are too poor to repair."""
     every: int = 1000
@@ -57,6 +82,23 @@ class LoopConfig:
         """lambda(k), 0 at and outside of start and until."""
         return generated_weight(k, self.start, self.until, self.weight) if self.every else 0.0
 
+    def make_repairer(
+        self, device: torch.device | str = "cpu", announce: Callable[[str], Any] | None = None
+    ) -> Repairer:
+        """The repairer that is named here.
+
+        Args:
+            device: where the video model computes.
+            announce: told the video model's memory plan, before its weights are read.
+
+        Raises:
+            UserError: unknown name, or its packages are not installed.
+        """
+        if self.repairer != "diffusion":
+            return create_repairer(self.repairer)
+        told = {} if announce is None else {"announce": announce}
+        return create_repairer(self.repairer, **asdict(self.diffusion), device=device, **told)
+
     def check(self) -> None:
         """Look for settings that cannot work.
 
@@ -71,5 +113,7 @@ class LoopConfig:
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise UserError(f"loop.{name.replace('_', '-')} is {getattr(self, name)}; expected at least {bound}.")
+        if self.repairer not in repairer_names():
+            raise UserError(f"loop.repairer is '{self.repairer}'; expected one of: {', '.join(repairer_names())}.")
         if not 0 <= self.ssim_weight <= 1:
             raise UserError(f"loop.ssim-weight is {self.ssim_weight}; expected a share from 0 to 1.")

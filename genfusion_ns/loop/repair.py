@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ class RGBDClip:
     """[T, H, W, 1] accumulated opacity in [0, 1]."""
     cameras: Sequence[Camera]
     """T views."""
+    seed: int = 0
+    """All that a repairer may draw random numbers from, so that a resumed run repairs alike."""
 
     def __post_init__(self) -> None:
         shape = (*self.rgb.shape[:3], 1)
@@ -63,6 +65,15 @@ class Repairer(Protocol):
         ...
 
 
+@runtime_checkable
+class HoldsDevice(Protocol):
+    """A repairer that keeps something on the training device, which others need between rounds."""
+
+    def release(self) -> None:
+        """Give the device's memory back; the next clip may take it again."""
+        ...
+
+
 class IdentityRepairer:
     """Gives renders back unchanged, believed as far as they are covered: the control for every other repairer."""
 
@@ -77,7 +88,11 @@ class IdentityRepairer:
         return RepairedClip(clip.rgb, disparity, clip.alpha)
 
 
-_FACTORIES: dict[str, str] = {"identity": "genfusion_ns.loop.repair:IdentityRepairer"}
+_FACTORIES: dict[str, str] = {
+    "identity": "genfusion_ns.loop.repair:IdentityRepairer",
+    "classical": "genfusion_ns.loop.classical:ClassicalRepairer",
+    "diffusion": "genfusion_ns.loop.diffusion_repairer:DiffusionRepairer",
+}
 
 
 def register_repairer(name: str, factory: str) -> None:

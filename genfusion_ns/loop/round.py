@@ -16,9 +16,10 @@ from genfusion_ns.geometry import nearest_view
 from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.plan import Clip, plan_round
 from genfusion_ns.loop.pool import GeneratedFrame, Provenance
-from genfusion_ns.loop.repair import RepairedClip, Repairer, RGBDClip
+from genfusion_ns.loop.repair import HoldsDevice, RepairedClip, Repairer, RGBDClip
 from genfusion_ns.loop.state import LoopState, RoundReport
 from genfusion_ns.raster.api import Render
+from genfusion_ns.seeding import seed_of
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def run_round(
         task = progress.add_task(f"round {number + 1}: render and {repairer.name}", total=len(clips))
         for index, clip in enumerate(clips):
             rendered = render_clip(render, [camera.to(device) for camera in clip.cameras])
+            rendered = replace(rendered, seed=seed_of(seed, "repair", number, index))
             repaired = repairer.repair(rendered, reference_for(clip, captured))
             check_repaired(rendered, repaired, repairer.name)
             origin = Provenance(
@@ -68,6 +70,8 @@ def run_round(
             coverage.append(float(rendered.alpha.mean()))
             change.append(float((repaired.rgb - rendered.rgb).abs().mean()))
             progress.advance(task)
+    if isinstance(repairer, HoldsDevice):
+        repairer.release()
     evicted = state.pool.admit(frames)
     report = RoundReport(
         round=number,

@@ -1,0 +1,102 @@
+"""The video model behind the socket, with a few thousand random weights."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from loop_scene import ball
+
+from genfusion_ns.errors import UserError
+from genfusion_ns.loop.config import DiffusionConfig, LoopConfig
+from genfusion_ns.loop.pool import GeneratedViews
+from genfusion_ns.loop.repair import HoldsDevice
+from genfusion_ns.loop.round import CapturedViews, render_clip, run_round
+from genfusion_ns.loop.state import LoopState
+
+
+def tiny_pipeline(seed: int):
+    path = Path(__file__).parents[1] / "diffusion" / "tiny_networks.py"
+    spec = importlib.util.spec_from_file_location("tiny_networks_for_loop", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.tiny_pipeline(seed=seed)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny") / "weights"
+    tiny_pipeline(0).save_pretrained(folder)
+    return folder
+
+
+def config(weights, **changes) -> LoopConfig:
+    options = {"weights": str(weights), "steps": 2, **changes}
+    return LoopConfig(repairer="diffusion", diffusion=DiffusionConfig(**options), frames=6, clip_length=4)
+
+
+def test_it_repairs_as_the_pipeline_itself_does(around, weights):
+    told = []
+    repairer = config(weights, guidance=2.0).make_repairer("cpu", told.append)
+    clip = render_clip(ball, around[:4])
+    photo = torch.rand(20, 30, 3, generator=torch.Generator().manual_seed(0))
+    repaired = repairer.repair(clip, photo)
+    assert repaired.rgb.shape == clip.rgb.shape
+    assert repaired.disparity.shape == repaired.confidence.shape == clip.depth.shape
+    assert repaired.rgb.min() >= 0
+    assert repaired.rgb.max() <= 1
+    assert repaired.disparity.min() > 0
+    assert "4 frames of 32x24" in told[0]
+    assert "guidance on" in told[0]
+    again = repairer.repair(clip, photo)
+    assert torch.equal(again.rgb, repaired.rgb)
+    assert len(told) == 1
+    other = repairer.repair(render_clip(ball, around[:4]).__class__(**{**vars(clip), "seed": 1}), photo)
+    assert not torch.equal(other.rgb, repaired.rgb)
+
+
+def test_nothing_is_loaded_before_the_first_clip(weights):
+    repairer = config(weights).make_repairer()
+    assert repairer._pipeline is None
+    assert repairer.fingerprint == ""
+    assert isinstance(repairer, HoldsDevice)
+    repairer.release()
+
+
+def test_fingerprints_tell_weights_apart(around, weights, tmp_path):
+    tiny_pipeline(1).save_pretrained(tmp_path / "other")
+    clip, photo = render_clip(ball, around[:2]), torch.zeros(8, 8, 3)
+    found = []
+    for folder in (weights, weights, tmp_path / "other"):
+        repairer = config(folder).make_repairer()
+        repairer.repair(clip, photo)
+        found.append(repairer.fingerprint)
+    assert found[0] == found[1] != found[2]
+    assert len(found[0]) == 12
+
+
+def test_mistakes_are_messages(around, weights):
+    clip, photo = render_clip(ball, around[:2]), torch.zeros(8, 8, 3)
+    with pytest.raises(UserError, match="repairer 'diffusion': there are no weights"):
+        config("no-such-weights").make_repairer().repair(clip, photo)
+    with pytest.raises(UserError, match="the budget is 1KiB. Lower loop.max-side"):
+        config(weights, memory="1KiB").make_repairer().repair(clip, photo)
+
+
+def test_empty_renders_are_repaired_too(around, weights):
+    clip = render_clip(ball, around[:2])
+    empty = type(clip)(0 * clip.rgb, 0 * clip.depth, 0 * clip.alpha, clip.cameras)
+    assert config(weights).make_repairer().repair(empty, torch.zeros(8, 8, 3)).rgb.isfinite().all()
+
+
+def test_a_round_releases_the_device_and_notes_the_weights(around, weights):
+    repairer = config(weights).make_repairer()
+    released = []
+    repairer.release = lambda: released.append(True)
+    state = LoopState(GeneratedViews(50))
+    views = CapturedViews(around, lambda i: ball(around[i]).color)
+    run_round(ball, views, state, config(weights), repairer, k=10, seed=0)
+    assert released == [True]
+    assert {f.provenance.fingerprint for f in state.pool.frames} == {repairer.fingerprint}
+    assert "diffusion" in sys.modules
