@@ -50,7 +50,7 @@ def lite(
     token_patch: int,
     context_width: int = 128,
     queries: int = 64,
-    head_width: int = 32,
+    head_width: int = 16,
     groups: int = 16,
 ) -> Configuration:
     """A configuration of the lite family: no CLIP tower, opacity as an extra input channel, few steps, no guidance.
@@ -122,7 +122,36 @@ OFFICIAL = Configuration(
     scheduler={"clean_end": False},
 )
 
-CONFIGURATIONS: dict[str, Configuration] = {c.name: c for c in (OFFICIAL,)}
+# Widths chosen by measuring; docs/lite_sizes.md holds the table.
+LITE = lite(
+    name="lite",
+    summary="4 pixels per latent position, which keeps detail at low resolutions; the default for training",
+    unet_widths=(64, 96, 128, 128),
+    attention=(False, True, True, True),
+    vae_widths=(32, 64, 96),
+    latent_channels=8,
+    token_patch=4,
+)
+LITE_FAST = lite(
+    name="lite-fast",
+    summary="8 pixels per latent position and more latent channels: half the time and the memory of lite",
+    unet_widths=(64, 128, 128),
+    attention=(True, True, True),
+    vae_widths=(32, 64, 96, 96),
+    latent_channels=16,
+    token_patch=2,
+)
+LITE_SMALL = lite(
+    name="lite-small",
+    summary="half the size of lite, for short training on a CPU",
+    unet_widths=(32, 64, 96, 96),
+    attention=(False, False, True, True),
+    vae_widths=(16, 32, 64),
+    latent_channels=4,
+    token_patch=4,
+)
+
+CONFIGURATIONS: dict[str, Configuration] = {c.name: c for c in (OFFICIAL, LITE, LITE_FAST, LITE_SMALL)}
 
 
 def make_modules(configuration: Configuration) -> dict[str, nn.Module]:

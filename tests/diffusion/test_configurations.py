@@ -1,0 +1,79 @@
+"""The named configurations: sizes, and that all parts fit together."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from diffusion.blueprint import Blueprint
+from diffusion.configurations import CONFIGURATIONS, get_configuration, make_pipeline, make_scheduler
+from diffusion.errors import UserError
+from diffusion.schedulers import RescaledDDIMScheduler, RescaledDPMSolverScheduler
+
+LITES = [name for name in CONFIGURATIONS if name != "official"]
+
+
+def test_official_sizes_are_those_of_the_published_network():
+    counts = Blueprint.of(CONFIGURATIONS["official"]).parameters
+    assert counts == {
+        "unet": 1_438_854_980,
+        "vae": 83_656_168,
+        "resampler": 48_787_456,
+        "image_encoder": 630_766_080,
+    }
+    assert 2.2e9 < sum(counts.values()) < 2.21e9
+
+
+def test_official_keys_are_all_filled_by_the_checkpoint(parity):
+    """Every official network tensor has its place, and nothing else is left over, by number of values."""
+    shapes = parity.shapes("full")
+    size = {key: torch.Size(shape).numel() for key, shape in shapes.items()}
+    counts = Blueprint.of(CONFIGURATIONS["official"]).parameters
+    for name, prefix in (
+        ("unet", "model.diffusion_model."),
+        ("vae", "first_stage_model."),
+        ("resampler", "image_proj_model."),
+    ):
+        assert counts[name] == sum(n for key, n in size.items() if key.startswith(prefix))
+
+
+@pytest.mark.parametrize("name", LITES)
+def test_lite_fits_into_32_mib_of_float16_without_a_clip_tower(name, tmp_path):
+    pipe = make_pipeline(name).to(torch.float16)
+    assert pipe.image_encoder is None and pipe.takes_opacity
+    pipe.save_pretrained(tmp_path)
+    total = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+    assert total <= 32 * 2**20, f"{total / 2**20:.1f} MiB"
+
+
+@pytest.mark.parametrize("name", LITES)
+def test_lite_repairs_a_clip(name):
+    pipe = make_pipeline(name)
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    rgb, depth = torch.rand(2, 40, 36, 3, generator=generator), torch.rand(2, 40, 36, 1, generator=generator)
+    output = pipe(rgb, depth, None, torch.rand(30, 50, 3), num_inference_steps=1, generator=generator)
+    assert output.rgb.shape == (2, 40, 36, 3) and output.disparity.shape == (2, 40, 36, 1)
+    assert torch.isfinite(output.rgb).all()
+
+
+def test_the_same_seed_makes_the_same_weights_and_leaves_the_global_state_alone():
+    before = torch.random.get_rng_state()
+    first, second, other = (make_pipeline("lite-small", seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    weights = [p.unet.conv_in.weight for p in (first, second, other)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_samplers():
+    official = make_scheduler(CONFIGURATIONS["official"])
+    assert isinstance(official, RescaledDDIMScheduler)
+    official.set_timesteps(25)
+    assert official.timesteps[[0, 1, -1]].tolist() == [961, 921, 1]
+    assert not official.config["clean_end"] and official.config["eta"] == 1.0
+    assert isinstance(make_scheduler(CONFIGURATIONS["lite"]), RescaledDPMSolverScheduler)
+
+
+def test_unknown_names_are_answered_with_the_known_ones():
+    with pytest.raises(UserError, match="'large'.*official, lite"):
+        get_configuration("large")
