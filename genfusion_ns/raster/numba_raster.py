@@ -34,7 +34,7 @@ from genfusion_ns.raster.numba_types import (
 from genfusion_ns.raster.threads import even_bounds, run_ranges
 
 logger = logging.getLogger(__name__)
-_REALS = {torch.float32: (np.float32, np.uint32), torch.float64: (np.float64, np.uint64)}
+_REALS = {torch.float32: np.float32, torch.float64: np.float64}
 _SLOW_COMPILE_SECONDS = 2.0
 
 
@@ -161,9 +161,7 @@ class _Rasterize(torch.autograd.Function):
         means, quats, scales, colors, *outputs = ctx.saved_tensors
         state: _State = ctx.state
         maps = Maps(*(_array(m) for m in outputs))
-        grads = Maps(
-            *(np.zeros_like(m) if g is None else _array(g) for m, g in zip(maps, map_grads[:-1], strict=True))
-        )
+        grads = Maps(*(np.zeros_like(m) if g is None else _array(g) for m, g in zip(maps, map_grads[:-1], strict=True)))
         slots, more_slots = _composite_backward(state, maps, grads)
         to = _project_backward(state, _array(means), _array(quats), _array(scales), _array(colors), slots, more_slots)
         to_background = None
@@ -280,7 +278,11 @@ class NumbaRasterizer:
     ) -> Render:
         """Render one view; shapes and meaning in `api.Rasterizer`, errors in `checks.check_inputs`."""
         check_inputs(means, quats, scales, opacities, colors, sh_degree, background)
-        real, _ = _REALS[means.dtype]
+        if means.dtype not in _REALS or means.device.type != "cpu":
+            raise ValueError(
+                f"The numba rasteriser takes float32 or float64 on the CPU, not {means.dtype} on {means.device}."
+            )
+        real = _REALS[means.dtype]
         call = _Call(
             view_of(camera, near, far, real),
             limits_of(real),
@@ -307,11 +309,13 @@ def warm_up(dtype: torch.dtype = torch.float32) -> None:
     notice.daemon = True
     notice.start()
     try:
-        eye = torch.eye(4, dtype=dtype)
-        splat = (eye[2:3, :3], eye[:1], 0.1 + eye[:1, :3], eye[0, :1])
-        inputs = [t.clone().requires_grad_(True) for t in splat]
-        sh = torch.zeros(1, 16, 3, dtype=dtype, requires_grad=True)
-        render = NumbaRasterizer(threads=1)(*inputs, sh, Camera(eye, eye[:3, :3], 4, 4), sh_degree=3)
-        render.color.sum().backward()
+        # Evaluation and the viewer choose their rasteriser while gradients are off.
+        with torch.inference_mode(False), torch.enable_grad():
+            eye = torch.eye(4, dtype=dtype)
+            splat = (eye[2:3, :3], eye[:1], 0.1 + eye[:1, :3], eye[0, :1])
+            inputs = [t.clone().requires_grad_(True) for t in splat]
+            sh = torch.zeros(1, 16, 3, dtype=dtype, requires_grad=True)
+            render = NumbaRasterizer(threads=1)(*inputs, sh, Camera(eye, eye[:3, :3], 4, 4), sh_degree=3)
+            render.color.sum().backward()
     finally:
         notice.cancel()
