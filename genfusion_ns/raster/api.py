@@ -1,13 +1,19 @@
 """What every 2D Gaussian rasteriser of this project takes and gives back.
 
-Semantics, the same in all backends (2D Gaussian Splatting, arXiv 2403.17888, in gsplat's conventions):
+Semantics, the same in all backends (2D Gaussian Splatting, arXiv 2403.17888, as gsplat 1.4.0 has it; the numbers stand
+in `constants`):
 
 * a splat is the disc spanned by the first two rotated axes, scaled by `scales[:, :2]`; `scales[:, 2]` is ignored;
-* alpha = min(0.99, opacity * exp(-rho / 2)), rho = min(u^2 + v^2, 2 * |pixel - projected centre|^2), the second term
-  being the screen-space low-pass; contributions below 1/255 are skipped;
+* alpha = min(0.999, opacity * exp(-rho / 2)), rho = min(u^2 + v^2, 2 * |pixel - c|^2), where (u, v) is the point of the
+  disc that the pixel's ray hits, in sigmas, and c the centre of the one-sigma ellipse's bounding box on the screen: a
+  low-pass in screen space; contributions below 1/255 are skipped;
+* a splat shows in the 16 x 16 tiles that a square of 3 half sides of that box, around c, touches, and is cut elsewhere;
 * front to back in the order of the centres' camera z; a pixel stops before its transmittance would fall to 1e-4;
-* centres with z <= `near` or z >= `far` are culled;
-* the result depends only on the splats as seen from the camera, not on the world frame (normals turn with it).
+* depth is the centre's camera z, the same for all of a splat;
+* centres with z <= `near` or z >= `far` are culled, and so is every splat that holds a NaN or an infinity, has a zero
+  quaternion, or has no finite projection: it shows nowhere, and its gradients are zero;
+* the result depends only on the splats as seen from the camera, not on the world frame (normals turn with it). The
+  camera gets no gradients.
 """
 
 from __future__ import annotations
@@ -37,14 +43,14 @@ class Render:
     distortion: Tensor
     """[H, W, 1] gsplat's depth distortion, 2 * sum_{j<i} w_i w_j (z_i - z_j)."""
     radii: Tensor
-    """[N] int32 screen radius in pixels, 0 = not visible; carries no gradient."""
+    """[N] int32 screen radius in pixels (three sigmas, rounded up), 0 = not visible; carries no gradient."""
     densify_signal: Tensor
     """[N, 2] zeros that require grad; after backward `.grad` holds each splat's positional gradient on the screen, in
     gsplat's definition (`meta["gradient_2dgs"]`), the densifier's signal."""
 
 
 class Rasterizer(Protocol):
-    """Renders 2D Gaussians into one camera."""
+    """Renders 2D Gaussians into one camera. Raises ValueError where shapes, dtypes or devices do not fit together."""
 
     name: str
 

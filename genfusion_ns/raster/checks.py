@@ -1,4 +1,4 @@
-"""Shapes that every backend asks for, checked once at the door."""
+"""Shapes and types that every backend asks for, checked once at the door."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ def check_inputs(
     sh_degree: int | None,
     background: Tensor | None,
 ) -> None:
-    """Raise ValueError, naming the tensor, unless all shapes are those that `api.Rasterizer` lists."""
+    """Raise ValueError, naming the tensor, unless all shapes are those that `api.Rasterizer` lists, and all dtypes and
+    devices those of `means`."""
     count = len(means)
-    expected = {"means": (means, (count, 3)), "quats": (quats, (count, 4)), "scales": (scales, (count, 3))}
-    expected["opacities"] = (opacities, (count,))
+    expected: dict[str, tuple[Tensor, tuple[int, ...]]] = {
+        "means": (means, (count, 3)),
+        "quats": (quats, (count, 4)),
+        "scales": (scales, (count, 3)),
+        "opacities": (opacities, (count,)),
+    }
     for name, (tensor, shape) in expected.items():
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{name} has shape {list(tensor.shape)}, expected {list(shape)} ({count} Gaussians).")
@@ -37,5 +42,13 @@ def check_inputs(
                 f"for sh_degree {sh_degree}."
             )
         channels = 3
+    typed = {name: tensor for name, (tensor, _) in expected.items()} | {"colors": colors}
+    if background is not None:
+        typed["background"] = background
+    for name, tensor in typed.items():
+        if tensor.dtype != means.dtype or tensor.device != means.device:
+            raise ValueError(
+                f"{name} is {tensor.dtype} on {tensor.device}, expected {means.dtype} on {means.device} like means."
+            )
     if background is not None and tuple(background.shape) != (channels,):
         raise ValueError(f"background has shape {list(background.shape)}, expected [{channels}].")

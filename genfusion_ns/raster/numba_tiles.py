@@ -1,9 +1,9 @@
 """numba kernels over ranges of tiles: compositing, front to back, and its gradient, back to front.
 
-The formulas are those of `torch_reference`. A tile's 16 x 16 pixels live in planes of 256 floats, row by row, all in one
-flat buffer, so that LLVM sees constant distances between planes and vectorises over pixels. For the same
-reason there are selects instead of branches, pixel numbers are unsigned (signed ones may count from the end), and a
-splat is weighed on whole rows of the tile.
+The formulas are those of `torch_reference`. A tile's 16 x 16 pixels live in planes of 256 floats, row by row, all in
+one flat buffer, so that LLVM sees constant distances between planes and vectorises over pixels. For the same reason
+there are selects instead of branches, pixel numbers are unsigned (signed ones may count from the end), and a splat is
+weighed on whole rows of the tile.
 
 A pixel is finished when one more splat would push its transmittance below the limit; that splat's rank in the tile's
 list is its stop. While compositing, a finished pixel carries its transmittance with a minus sign.
@@ -65,9 +65,7 @@ def _compile_exp_minus(x):
 
 @njit(**_INLINE)
 def _falloff(hit_u, hit_v, hit_w, on_screen, one, half):
-    """exp(-rho / 2) of a ray that meets the disc's plane at (u, v) = (hit_u, hit_v) / hit_w, and whose pixel is
-    `on_screen` = LOW_PASS * distance^2 from the centre. Returns u, v, 1 / hit_w, whether the disc decides, the value.
-    """
+    """u = hit_u / hit_w, v = hit_v / hit_w, 1 / hit_w, whether they decide or the low-pass, and exp(-rho / 2)."""
     inverse = one / hit_w
     u, v = hit_u * inverse, hit_v * inverse
     on_disc = u * u + v * v
@@ -208,9 +206,9 @@ def _differentiate_splat(planes, more_colors, record, slot, rank, left, top, fir
     depth, nx, ny, nz = record[15], record[16], record[17], record[18]
     x0, y0 = real(left) + half - record[0], real(top) + half - record[1]
     centre_x, centre_y = real(left) + half - record[9], real(top) + half - record[10]
-    to_red, to_green, to_blue, to_depth, to_nx, to_ny, to_nz = zero, zero, zero, zero, zero, zero, zero
-    to_ux, to_vx, to_wx, to_uy, to_vy, to_wy, to_u1, to_v1, to_w1 = zero, zero, zero, zero, zero, zero, zero, zero, zero
-    to_centre_x, to_centre_y, to_opacity = zero, zero, zero
+    to_red = to_green = to_blue = to_depth = to_nx = to_ny = to_nz = zero
+    to_ux = to_vx = to_wx = to_uy = to_vy = to_wy = to_u1 = to_v1 = to_w1 = zero
+    to_centre_x = to_centre_y = to_opacity = zero
     for pixel in range(first_row * 16, last_row * 16):
         q = np.uint64(pixel)
         dx, dy = x0 + planes[_X + q], y0 + planes[_Y + q]
@@ -229,8 +227,7 @@ def _differentiate_splat(planes, more_colors, record, slot, rank, left, top, fir
         before = after * grow
         weight = alpha * before
         planes[_T + q] = before
-        # dL/dweight: through the sums, and through the distortion, whose derivative is
-        # 2 (z (W_front - W_behind) - (D_front - D_behind)); its part from the splat itself cancels.
+        # dL/dweight: through the sums, and through the distortion: 2 (z (W_front - W_behind) - (D_front - D_behind)).
         to_weight = red * planes[_RED + q] + green * planes[_GREEN + q] + blue * planes[_BLUE + q]
         if more_colors is not None:
             to_weight += planes[_MORE + q]
@@ -278,7 +275,7 @@ def _differentiate_splat(planes, more_colors, record, slot, rank, left, top, fir
 
 @njit(**HELPER)
 def _start_backward(planes, more, left, top, columns, rows, background, maps, grads, progress, to_median):
-    """Load a tile's state after its last splat, and the loss's gradients; `to_median` [run] gets those of the median."""
+    """Load a tile's state after its last splat, and the loss's gradients; `to_median` [run] gets the median depth's."""
     real = planes.dtype.type
     channels = maps.color.shape[2]
     planes[:] = real(0)
@@ -320,8 +317,8 @@ def _start_backward(planes, more, left, top, columns, rows, background, maps, gr
 def composite_backward(
     first, last, splats, more_colors, lists, background, limits, maps, grads, progress, slots, more_slots
 ):
-    """Gradients of tiles [first, last), given those of their `maps`, into `slots` [M, SLOT] and, for the colour channels
-    beyond the third, `more_slots` [M, E]."""
+    """Gradients of tiles [first, last), given those of their `maps`, into `slots` [M, SLOT] and, for the colour
+    channels beyond the third, `more_slots` [M, E]."""
     real = splats.records.dtype.type
     height, width = maps.alpha.shape[0], maps.alpha.shape[1]
     extra = 0 if more_colors is None else more_colors.shape[1]
@@ -329,13 +326,13 @@ def composite_backward(
     more = np.empty((extra, _PIXELS), splats.records.dtype)
     for tile in range(first, last):
         left, top, columns, rows = _frame(tile, width, height)
-        begin, end = lists.offsets[tile], lists.offsets[tile + 1]
+        begin, end, processed = lists.offsets[tile], lists.offsets[tile + 1], progress.tile_ends[tile]
         to_median = np.empty(end - begin, splats.records.dtype)
         _start_backward(planes, more, left, top, columns, rows, background, maps, grads, progress, to_median)
-        for pair in range(begin + progress.tile_ends[tile], end):
+        for pair in range(begin + processed, end):
             slots[lists.slots[pair]] = real(0)
             more_slots[lists.slots[pair]] = real(0)
-        for rank in range(progress.tile_ends[tile] - 1, -1, -1):
+        for rank in range(processed - 1, -1, -1):
             g, slot = lists.splats[begin + rank], lists.slots[begin + rank]
             first_row, last_row = max(splats.boxes[g, 2] - top, 0), min(splats.boxes[g, 3] - top, 16)
             first_pixel, last_pixel = first_row * 16, last_row * 16
