@@ -59,6 +59,7 @@ def validate_scene(
     heights: IntArray,
     *,
     kept_share: float = 0.95,
+    minimum: int = 2,
     scene: str = "The scene",
 ) -> SceneReport:
     """Check photos, poses and intrinsics of M views; list every offender once.
@@ -70,10 +71,11 @@ def validate_scene(
         widths: [M] image widths for which `K` holds, in pixels.
         heights: [M] image heights, likewise.
         kept_share: broken photos are skipped while at least this share of the photos remains.
+        minimum: usable views needed; two to train on, one to evaluate on.
         scene: what to call the scene in messages.
 
     Raises:
-        UserError: too many broken photos, or any broken pose or intrinsics, or fewer than two views.
+        UserError: too many broken photos, or any broken pose or intrinsics, or fewer than `minimum` views.
     """
     names = _short_names(image_paths)
     poses = np.asarray(c2w, dtype=np.float64)
@@ -86,8 +88,8 @@ def validate_scene(
     if len(broken) > (1.0 - kept_share) * len(names) + 1e-9:
         groups = photos + groups
     keep = sorted(set(range(len(names))) - set(broken))
-    if len(names) < 2 or (not groups and len(keep) < 2):
-        groups.append(_too_few(names, keep))
+    if len(names) < minimum or (not groups and len(keep) < minimum):
+        groups.append(_too_few(names, keep, minimum))
     if groups:
         raise _scene_error(scene, groups)
     return SceneReport(keep, _notes(names, checks, photos))
@@ -224,9 +226,9 @@ def _photo_groups(names: list[str], checks: list[PhotoCheck]) -> list[_Group]:
     return groups
 
 
-def _too_few(names: list[str], keep: list[int]) -> _Group:
+def _too_few(names: list[str], keep: list[int], minimum: int) -> _Group:
     return _Group(
-        "At least 2 photos from different places are needed",
+        f"At least {minimum} photos from different places are needed",
         "add photos",
         [f"found {len(keep)} usable of {len(names)} listed"],
     )

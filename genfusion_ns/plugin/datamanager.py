@@ -34,7 +34,7 @@ from genfusion_ns.plugin import compat, photos
 from genfusion_ns.plugin.dataparser import GenFusionDataParserConfig, subset
 from genfusion_ns.plugin.model import GenFusionModel
 from genfusion_ns.plugin.views import core_cameras
-from genfusion_ns.seeding import order_index
+from genfusion_ns.seeding import generator, order_index
 
 EVAL_FALLBACK_EVERY = 8
 GENERATED_FOLDER = "generated"
@@ -59,7 +59,7 @@ class GenFusionDataManagerConfig(FullImageDatamanagerConfig):
     their frusta; official = the official code's rule, which leaks geometry from the held-out photos; all = the scene's
     whole point cloud; random = samples in the frusta only."""
     max_seed_points: int = 100_000
-    """How many splats to begin with; measured points come first, samples fill up."""
+    """How many splats to begin with; fewer measured points are completed by samples, more are thinned at random."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     """When novel views are generated, by whom, and how much they count."""
     reference_iterations: int = 7000
@@ -103,6 +103,8 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
     def create_eval_dataset(self) -> InputDataset:
         """The held-out photos; Nerfstudio's commands need at least one, so training photos stand in for none."""
         outputs = self.dataparser.get_dataparser_outputs(split=self.test_split)
+        if outputs.image_filenames and self.test_mode != "inference":
+            outputs = checked(outputs, minimum=1)
         if not outputs.image_filenames:
             every = list(range(0, len(self.train_dataset), EVAL_FALLBACK_EVERY))
             CONSOLE.print(
@@ -177,8 +179,10 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
             seed=self.config.seed,
         )
         self._log_points(found)
-        metadata["points3D_xyz"] = torch.from_numpy(np.ascontiguousarray(found.xyz))
-        metadata["points3D_rgb"] = torch.from_numpy(np.ascontiguousarray(found.rgb))
+        order = torch.randperm(len(found.xyz), generator=generator(self.config.seed, "seed points"))
+        kept = order[: self.config.max_seed_points].sort().values
+        metadata["points3D_xyz"] = torch.from_numpy(found.xyz)[kept]
+        metadata["points3D_rgb"] = torch.from_numpy(found.rgb)[kept]
 
     @staticmethod
     def _log_points(found: InitialPoints) -> None:
@@ -258,8 +262,8 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         self.loop_state.load_state_dict(state)
 
 
-def checked(outputs: DataparserOutputs) -> DataparserOutputs:
-    """The frames whose photos and poses are sound.
+def checked(outputs: DataparserOutputs, minimum: int = 2) -> DataparserOutputs:
+    """The frames whose photos and poses are sound; fewer than `minimum` are not enough.
 
     Raises:
         UserError: what is wrong with the scene, all offenders at once.
@@ -272,6 +276,7 @@ def checked(outputs: DataparserOutputs) -> DataparserOutputs:
         photos.intrinsics(cameras),
         np.array(widths),
         np.array(heights),
+        minimum=minimum,
     )
     for note in report.notes:
         CONSOLE.print(f"[yellow]note:[/] {note}")

@@ -21,7 +21,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 
 from genfusion_ns.data.split import every_kth_split, load_split, spread_split
-from genfusion_ns.data.validate import missing_scene_error, validate_cameras
+from genfusion_ns.data.validate import missing_scene_error, validate_cameras, validate_scene
 from genfusion_ns.errors import UserError
 
 COLMAP_FOLDERS = ("colmap/sparse/0", "sparse/0")
@@ -157,7 +157,7 @@ def check_raw_cameras(path: Path, meta: dict[str, Any]) -> None:
     Raises:
         UserError: a frame without a pose, or every broken pose and focal length.
     """
-    names, poses, K = [], [], []
+    names, poses, K, sizes = [], [], [], []
     for number, frame in enumerate(meta["frames"]):
         try:
             names.append(Path(frame["file_path"]))
@@ -170,7 +170,15 @@ def check_raw_cameras(path: Path, meta: dict[str, Any]) -> None:
                 "with genfusion-prepare or ns-process-data."
             ) from None
         K.append(np.diag([*focal, 1.0]))
-    validate_cameras(names, np.stack(poses), np.stack(K), scene=str(path))
+        sizes.append([frame.get(key, meta.get(key)) for key in ("w", "h")])
+    try:
+        validate_cameras(names, np.stack(poses), np.stack(K), scene=str(path))
+    except UserError:
+        if all(None not in size for size in sizes):
+            # The photos' faults belong into the same message; the datamanager, which checks them, is never reached.
+            files = [path.parent / name for name in names]
+            validate_scene(files, np.stack(poses), np.stack(K), *np.array(sizes).T, scene=str(path))
+        raise
 
 
 def indices_of(paths: list[str], files: list[str]) -> list[int]:

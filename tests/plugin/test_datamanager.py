@@ -133,3 +133,17 @@ def test_state_survives_a_plain_checkpoint(scene, tmp_path):
     other.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
     assert len(other.loop_state.pool) == 2 and other.loop_state.pool.next_id == 2
     assert torch.equal(other.loop_state.pool.frames[1].rgb, views.loop_state.pool.frames[1].rgb)
+
+
+def test_held_out_photos_are_checked_too(copy):
+    (copy / "images" / "frame_00001.png").write_bytes(b"")
+    with pytest.raises(UserError, match="frame_00001.png: the file is empty"):
+        manager(copy)
+
+
+def test_more_measured_points_than_wanted_are_thinned(scene):
+    cloud = manager(scene, initial_points="all", max_seed_points=10**6).train_dataparser_outputs.metadata
+    thin = manager(scene, initial_points="all", max_seed_points=60).train_dataparser_outputs.metadata
+    assert len(thin["points3D_xyz"]) == 60 < len(cloud["points3D_xyz"])
+    rows = {tuple(row) for row in cloud["points3D_xyz"].tolist()}
+    assert all(tuple(row) in rows for row in thin["points3D_xyz"].tolist())

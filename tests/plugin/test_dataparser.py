@@ -123,3 +123,13 @@ def test_broken_poses_are_named_before_the_world_is_scaled(copy):
         ids(copy, "train")
     assert "frame_00005" in str(caught.value) and "frame_00004" not in str(caught.value)
     assert "finite" in str(caught.value)
+
+
+def test_faults_of_poses_and_photos_come_in_one_message(copy):
+    meta = json.loads((copy / "transforms.json").read_text())
+    meta["frames"][4]["transform_matrix"][0][3] = float("nan")
+    edit(copy, frames=meta["frames"])
+    (copy / "images" / "frame_00007.png").unlink()
+    with pytest.raises(UserError) as caught:
+        ids(copy, "train")
+    assert "frame_00005" in str(caught.value) and "frame_00007.png: there is no such file" in str(caught.value)
