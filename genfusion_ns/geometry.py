@@ -88,7 +88,12 @@ def focus_point(cameras: Sequence[Camera]) -> Tensor:
 
 
 def nearest_view(camera: Camera, cameras: Sequence[Camera]) -> int:
-    """Index of the captured view most like `camera`: distance over the scene extent, plus half of 1 - cos(angle)."""
+    """Index of the captured view most like `camera`, by `view_distance`."""
+    return int(view_distance(camera, cameras).argmin())
+
+
+def view_distance(camera: Camera, cameras: Sequence[Camera]) -> Tensor:
+    """[V] how unlike `camera` each captured view is: distance over the scene extent, plus half of 1 - cos(angle)."""
     distance = (positions(cameras) - camera.position).norm(dim=-1) / scene_extent(cameras)
     turn = 1.0 - directions(cameras) @ camera.w2c[2, :3]
-    return int((distance + 0.5 * turn).argmin())
+    return distance + 0.5 * turn

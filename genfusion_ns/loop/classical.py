@@ -5,6 +5,9 @@ It is the control that a learned model has to beat, and what is left where there
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import cv2
 import numpy as np
 import torch
@@ -13,7 +16,8 @@ from torch import Tensor
 
 from genfusion_ns.loop.repair import RepairedClip, RGBDClip
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]
+"""Of float32."""
 
 
 class ClassicalRepairer:
@@ -85,5 +89,5 @@ def _confidence(alpha: Array) -> Array:
     if empty.all():
         return alpha.astype(np.float32)
     distance = cv2.distanceTransform(empty, cv2.DIST_L2, 3)[..., None]
-    reach = 0.05 * float(np.hypot(*alpha.shape[:2]))
+    reach = 0.05 * math.hypot(*alpha.shape[:2])
     return (alpha + (1.0 - alpha) * 0.3 * np.exp(-distance / reach)).astype(np.float32)

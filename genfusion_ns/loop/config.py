@@ -64,6 +64,15 @@ class LoopConfig:
     """Frames that are repaired together; what GenFusion's video model was trained for."""
     overlap: int = 0
     """Frames that neighbouring clips of a path share at least; 0 makes the fewest clips."""
+    align: bool = True
+    """Bring repaired frames to the render's disparities and colours where the render is reliable; without it the video
+    model's own tint and scale are taught."""
+    paste: bool = True
+    """Captured pixels replace a repaired frame's wherever a captured view surely covers them."""
+    weigh: bool = True
+    """Believe frames less where they contradict well-supported renders or the photos; without it all count alike."""
+    neighbours: int = 4
+    """Captured views that each generated frame is compared with; more cost time and seldom see the same."""
     max_side: int = 960
     """Generated views are at most this wide or high, in pixels; GenFusion's 960 x 512."""
     pool: int = 256
@@ -109,7 +118,7 @@ class LoopConfig:
             raise UserError(
                 f"loop.overlap is {self.overlap}; expected 0 to {self.clip_length - 1}, below loop.clip-length."
             )
-        least = {"frames": 1, "clip_length": 1, "max_side": 16, "pool": 1, "every": 0, "weight": 0.0}
+        least = {"frames": 1, "clip_length": 1, "max_side": 16, "pool": 1, "every": 0, "weight": 0.0, "neighbours": 1}
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise UserError(f"loop.{name.replace('_', '-')} is {getattr(self, name)}; expected at least {bound}.")

@@ -30,18 +30,19 @@ class Clip:
     """Kind of path it belongs to."""
     cameras: list[Camera]
     """Its views."""
-    fresh: list[bool]
-    """Which of its frames are new to the round."""
+    poses: list[int]
+    """Their numbers within the round; two frames of one number show the same view."""
 
 
 def plan_round(cameras: Sequence[Camera], config: LoopConfig, seed: int, round: int) -> list[Clip]:
     """The clips of one round, every path in `config.trajectories` cut into the fewest."""
     template = path_template(cameras, config.max_side)
-    clips = []
+    clips, planned = [], 0
     for kind in config.trajectories:
         path = make_path(kind, cameras, config.frames, template, seed, round)
         for window in partition(len(path), config.clip_length, config.overlap):
-            clips.append(Clip(kind, [path[i] for i in window.indices], window.fresh))
+            clips.append(Clip(kind, [path[i] for i in window], [planned + i for i in window]))
+        planned += len(path)
     return clips
 
 

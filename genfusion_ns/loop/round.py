@@ -1,9 +1,9 @@
-"""One round of the loop: choose views, render them, have them repaired, admit them."""
+"""One round of the loop: choose views, render them, have them repaired, refine and admit them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,23 +13,17 @@ from torch import Tensor
 
 from genfusion_ns.cameras import Camera
 from genfusion_ns.geometry import nearest_view
+from genfusion_ns.loop.captured import CapturedViews, SeenViews
 from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.plan import Clip, plan_round
 from genfusion_ns.loop.pool import GeneratedFrame, Provenance
+from genfusion_ns.loop.refine import RefinedFrame, merge, refine_clip
 from genfusion_ns.loop.repair import HoldsDevice, RepairedClip, Repairer, RGBDClip
 from genfusion_ns.loop.state import LoopState, RoundReport
 from genfusion_ns.raster.api import Render
 from genfusion_ns.seeding import seed_of
 
-
-@dataclass(frozen=True)
-class CapturedViews:
-    """The photos, as far as a round needs them."""
-
-    cameras: Sequence[Camera]
-    """V views."""
-    image: Callable[[int], Tensor]
-    """Photo number i as [H, W, 3] in [0, 1]."""
+__all__ = ["CapturedViews", "run_round"]
 
 
 def run_round(
@@ -49,43 +43,85 @@ def run_round(
         console: where the progress bar goes; None shows none.
     """
     began = time.monotonic()
-    number = state.round
-    device = captured.cameras[0].w2c.device
+    work = _Round(
+        render, captured, SeenViews(render, captured, config.max_side), config, repairer, k, seed, state.round
+    )
     # paths are a handful of small matrices: the CPU is faster, and gives the same ones whatever trains
-    captured = replace(captured, cameras=[camera.to("cpu") for camera in captured.cameras])
-    clips = plan_round(captured.cameras, config, seed, number)
-    frames: list[GeneratedFrame] = []
-    coverage, change = [], []
-    with _progress(console) as progress, torch.no_grad():
-        task = progress.add_task(f"round {number + 1}: render and {repairer.name}", total=len(clips))
-        for index, clip in enumerate(clips):
-            rendered = render_clip(render, [camera.to(device) for camera in clip.cameras])
-            rendered = replace(rendered, seed=seed_of(seed, "repair", number, index))
-            repaired = repairer.repair(rendered, reference_for(clip, captured))
-            check_repaired(rendered, repaired, repairer.name)
-            origin = Provenance(
-                repairer.name, repairer.fingerprint, clip.trajectory, seed, number, k, clip=index, frame=0
-            )
-            frames += to_frames(clip, repaired, origin)
-            coverage.append(float(rendered.alpha.mean()))
-            change.append(float((repaired.rgb - rendered.rgb).abs().mean()))
-            progress.advance(task)
-    if isinstance(repairer, HoldsDevice):
-        repairer.release()
-    evicted = state.pool.admit(frames)
+    clips = plan_round([camera.to("cpu") for camera in captured.cameras], config, seed, state.round)
+    try:
+        with torch.no_grad():
+            frames = list(work.frames(clips, console))
+    finally:
+        if isinstance(repairer, HoldsDevice):
+            repairer.release()
+    evicted = state.pool.admit(frame for frame, _ in frames)
     report = RoundReport(
-        round=number,
+        round=state.round,
         step=k,
         clips=len(clips),
         admitted=len(frames),
         evicted=evicted,
         pool=len(state.pool),
-        coverage=sum(coverage) / len(coverage),
-        change=sum(change) / len(change),
+        coverage=_mean([float(refined.alpha.mean()) for _, refined in frames]),
+        change=_mean(work.changes),
         seconds=time.monotonic() - began,
+        agreement=_mean([refined.agreement for _, refined in frames]),
     )
     state.reports.append(report)
     return report
+
+
+@dataclass
+class _Round:
+    """What stays fixed over the clips of a round, and what they add up to."""
+
+    render: Callable[[Camera], Render]
+    captured: CapturedViews
+    seen: SeenViews
+    config: LoopConfig
+    repairer: Repairer
+    k: int
+    seed: int
+    number: int
+
+    def __post_init__(self) -> None:
+        self.device = self.captured.cameras[0].w2c.device
+        self.changes: list[float] = []
+
+    def frames(self, clips: Sequence[Clip], console: Console | None) -> Iterator[tuple[GeneratedFrame, RefinedFrame]]:
+        """Every pose of the round once, in the order of the clips that show it last."""
+        waiting: dict[int, list[RefinedFrame]] = {}
+        origins: dict[int, Provenance] = {}
+        with _progress(console) as progress:
+            task = progress.add_task(f"round {self.number + 1}: render and {self.repairer.name}", total=len(clips))
+            for index, clip in enumerate(clips):
+                for i, refined in enumerate(self._repair(clip, index)):
+                    waiting.setdefault(clip.poses[i], []).append(refined)
+                    origins.setdefault(clip.poses[i], self._provenance(clip, index, i))
+                coming = set(clips[index + 1].poses) if index + 1 < len(clips) else set()
+                for pose in [pose for pose in waiting if pose not in coming]:
+                    refined = merge(waiting.pop(pose))
+                    yield encode(refined, origins[pose]), refined
+                progress.advance(task)
+
+    def _repair(self, clip: Clip, index: int) -> list[RefinedFrame]:
+        rendered = render_clip(self.render, [camera.to(self.device) for camera in clip.cameras])
+        rendered = replace(rendered, seed=seed_of(self.seed, "repair", self.number, index))
+        repaired = self.repairer.repair(rendered, reference_for(clip, self.captured))
+        check_repaired(rendered, repaired, self.repairer.name)
+        self.changes.append(float((repaired.rgb - rendered.rgb).abs().mean()))
+        return refine_clip(rendered, repaired, self.seen, self.config)
+
+    def _provenance(self, clip: Clip, index: int, frame: int) -> Provenance:
+        made_by = self.repairer.name, self.repairer.fingerprint, clip.trajectory
+        return Provenance(*made_by, self.seed, self.number, self.k, clip=index, frame=frame)
+
+
+def encode(refined: RefinedFrame, origin: Provenance) -> GeneratedFrame:
+    """A refined frame as the pool keeps it; its weight is its agreement, and how much of it is believed at all."""
+    weight = refined.agreement * float(refined.confidence.mean())
+    maps = refined.rgb, refined.disparity, refined.confidence
+    return GeneratedFrame.encode(refined.camera, *maps, origin, weight)
 
 
 def render_clip(render: Callable[[Camera], Render], cameras: Sequence[Camera]) -> RGBDClip:
@@ -94,14 +130,15 @@ def render_clip(render: Callable[[Camera], Render], cameras: Sequence[Camera]) -
     return RGBDClip(
         rgb=torch.stack([view.color for view in views]).clamp(0, 1),
         depth=torch.stack([view.depth for view in views]),
-        alpha=torch.stack([view.alpha for view in views]),
+        alpha=torch.stack([view.alpha for view in views]).clamp(0, 1),
         cameras=cameras,
     )
 
 
 def reference_for(clip: Clip, captured: CapturedViews) -> Tensor:
     """[h, w, 3] the photo whose view is nearest to the middle of the clip."""
-    return captured.image(nearest_view(clip.cameras[len(clip.cameras) // 2], captured.cameras))
+    cameras = [camera.to("cpu") for camera in captured.cameras]
+    return captured.image(nearest_view(clip.cameras[len(clip.cameras) // 2], cameras))
 
 
 def check_repaired(rendered: RGBDClip, repaired: RepairedClip, name: str) -> None:
@@ -116,14 +153,8 @@ def check_repaired(rendered: RGBDClip, repaired: RepairedClip, name: str) -> Non
         raise ValueError(f"repairer '{name}' gave rgb, disparity, confidence of shapes {found}; expected {expected}.")
 
 
-def to_frames(clip: Clip, repaired: RepairedClip, origin: Provenance) -> list[GeneratedFrame]:
-    """The fresh frames of a repaired clip, encoded for the pool; `origin` says all but the frame's number."""
-    frames = []
-    for i, camera in enumerate(clip.cameras):
-        if clip.fresh[i]:
-            maps = repaired.rgb[i], repaired.disparity[i], repaired.confidence[i]
-            frames.append(GeneratedFrame.encode(camera, *maps, replace(origin, frame=i)))
-    return frames
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
 
 
 def _progress(console: Console | None) -> Progress:

@@ -30,6 +30,8 @@ class RoundReport:
     """Mean absolute difference of repaired and rendered colour."""
     seconds: float
     """Wall-clock time."""
+    agreement: float = 1.0
+    """Mean agreement of the admitted frames with the captured views."""
 
 
 @dataclass

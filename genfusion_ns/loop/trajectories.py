@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -186,17 +185,9 @@ def _posed(c2w: Tensor, template: Camera) -> Camera:
     return replace(template, w2c=invert_rigid(c2w).to(template.w2c))
 
 
-class Window(NamedTuple):
-    """One clip of a path."""
-
-    indices: list[int]
-    """Poses of the clip, always as many as asked for."""
-    fresh: list[bool]
-    """Which frames no earlier clip, and no earlier frame of this one, has shown."""
-
-
-def partition(n: int, length: int, overlap: int = 0) -> list[Window]:
-    """The fewest clips of exactly `length` poses that cover n poses, neighbours sharing at least `overlap`.
+def partition(n: int, length: int, overlap: int = 0) -> list[list[int]]:
+    """The fewest clips of exactly `length` poses that cover n poses, neighbours sharing at least `overlap`; each as the
+    numbers of its poses.
 
     max(1, ceil((n - overlap) / (length - overlap))) clips, their starts spread evenly. A path shorter than one clip is
     played to and fro until the clip is full.
@@ -208,12 +199,7 @@ def partition(n: int, length: int, overlap: int = 0) -> list[Window]:
         raise ValueError(f"expected n >= 1 and 0 <= overlap < length, got n={n}, overlap={overlap}, length={length}.")
     if n <= length:
         there_and_back = [*range(n), *range(n - 2, 0, -1)]
-        indices = [there_and_back[i % len(there_and_back)] for i in range(length)]
-        return [Window(indices, [i < n for i in range(length)])]
+        return [[there_and_back[i % len(there_and_back)] for i in range(length)]]
     count = math.ceil((n - overlap) / (length - overlap))
-    windows, covered = [], 0
-    for clip in range(count):
-        start = round(clip * (n - length) / (count - 1))
-        windows.append(Window(list(range(start, start + length)), [i >= covered for i in range(start, start + length)]))
-        covered = start + length
-    return windows
+    starts = [round(clip * (n - length) / (count - 1)) for clip in range(count)]
+    return [list(range(start, start + length)) for start in starts]

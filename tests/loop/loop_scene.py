@@ -23,3 +23,30 @@ def ball(camera: Camera) -> Render:
     color = (0.5 + 0.5 * (camera.position + ray * depth)).clamp(0, 1) * hit
     empty = torch.zeros(0)
     return Render(color, 0.9 * hit, depth, depth, torch.zeros_like(color), 0 * depth, empty, empty)
+
+
+def textured(camera: Camera, offset: float = 0.0, radius: float = 1.0, depth_scale: float = 1.0) -> Render:
+    """The ball with a fine pattern on it before a far wall of a smooth one; `depth_scale` falsifies the depth."""
+    near = ball_of(camera, radius)
+    ray = pixel_rays(camera) @ camera.w2c[:3, :3]
+    # the inside of a ball of radius 6 all around
+    b, a, c = ray @ camera.position, ray.square().sum(-1), camera.position @ camera.position - 36.0
+    far = ((-b + (b * b - a * c).clamp_min(0).sqrt()) / a)[..., None]
+    depth = torch.where(near.depth > 0, near.depth, far)
+    points = camera.position + ray * depth
+    fine = 0.5 + 0.4 * torch.sin(4.0 * points + torch.tensor([0.0, 1.0, 2.0]) + offset)
+    smooth = 0.5 + 0.3 * torch.sin(0.5 * points + torch.tensor([2.0, 0.0, 4.0]) + offset)
+    color = torch.where(near.depth > 0, fine, smooth).clamp(0, 1)
+    empty = torch.zeros(0)
+    depth = depth * depth_scale
+    return Render(color, torch.ones_like(depth), depth, depth, torch.zeros_like(color), 0 * depth, empty, empty)
+
+
+def ball_of(camera: Camera, radius: float) -> Render:
+    """A ball of another radius at the origin."""
+    w2c = camera.w2c.clone()
+    w2c[:3, 3] = w2c[:3, 3] / radius
+    small = ball(Camera(w2c, camera.K, camera.width, camera.height))
+    return Render(
+        small.color, small.alpha, small.depth * radius, small.median_depth * radius, *list(vars(small).values())[4:]
+    )

@@ -21,6 +21,7 @@ from genfusion_ns.loop.supervision import generated_view_loss
 from genfusion_ns.losses import photometric, ssi_disparity
 
 SMALL = LoopConfig(frames=10, clip_length=4, pool=100)
+PLAIN = replace(SMALL, align=False, paste=False, weigh=False)
 
 
 class Recorder(IdentityRepairer):
@@ -38,8 +39,7 @@ class Recorder(IdentityRepairer):
 
 
 def captured(cameras) -> CapturedViews:
-    photos = [torch.full((5, 5, 3), i / 10) for i in range(len(cameras))]
-    return CapturedViews(cameras, lambda i: photos[i])
+    return CapturedViews(cameras, lambda i: ball(cameras[i]).color)
 
 
 # -- plan ------------------------------------------------------------------------------------------------------------
@@ -49,7 +49,7 @@ def test_plan_covers_every_path_once(around):
     clips = plan_round(around, SMALL, seed=0, round=0)
     assert Counter(clip.trajectory for clip in clips) == {"interpolate": 3, "orbit": 3}
     assert all(len(clip.cameras) == 4 for clip in clips)
-    assert sum(sum(clip.fresh) for clip in clips) == 20
+    assert {pose for clip in clips for pose in clip.poses} == set(range(20))
 
 
 def test_plan_follows_from_seed_and_round(around):
@@ -86,7 +86,7 @@ def test_template_is_limited(around):
 
 def test_identity_round_admits_the_renders(around):
     state = LoopState(GeneratedViews(SMALL.pool))
-    report = run_round(ball, captured(around), state, SMALL, IdentityRepairer(), k=1000, seed=5)
+    report = run_round(ball, captured(around), state, PLAIN, IdentityRepairer(), k=1000, seed=5)
     assert (report.round, report.step, report.clips, report.admitted, report.pool) == (0, 1000, 6, 20, 20)
     assert report.change == 0
     assert 0.05 < report.coverage < 0.9
@@ -97,6 +97,7 @@ def test_identity_round_admits_the_renders(around):
         assert (frame.confidence_map() - render.alpha).abs().max() <= 0.5 / 255 + 1e-6
         assert frame.provenance.repairer == "identity"
         assert (frame.provenance.seed, frame.provenance.round, frame.provenance.step) == (5, 0, 1000)
+        assert frame.weight == pytest.approx(float(render.alpha.mean()), abs=1e-6)
     places = {(f.provenance.clip, f.provenance.frame) for f in state.pool.frames}
     assert len(places) == 20
 
@@ -112,7 +113,7 @@ def test_repairer_gets_clips_and_the_nearest_photo(around):
         assert clip.rgb.max() <= 1
         middle = clip.cameras[2].position
         nearest = int((positions(around) - middle).norm(dim=-1).argmin())
-        assert float(reference[0, 0, 0]) == pytest.approx(nearest / 10)
+        assert torch.equal(reference, ball(around[nearest]).color)
     assert {f.provenance.fingerprint for f in state.pool.frames} == {"f00"}
 
 
@@ -123,7 +124,7 @@ def test_pool_stays_bounded_over_rounds(around):
         run_round(ball, captured(around), state, config, IdentityRepairer(), k, 0)
     assert [report.evicted for report in state.reports] == [0, 10, 20]
     assert len(state.pool) == 30
-    assert Counter(f.provenance.round for f in state.pool.frames) == {1: 10, 2: 20}
+    assert {f.provenance.round for f in state.pool.frames} == {0, 1, 2}
 
 
 def test_round_takes_no_gradients_and_draws_no_global_numbers(around):
@@ -140,6 +141,27 @@ def test_round_takes_no_gradients_and_draws_no_global_numbers(around):
     state = LoopState(GeneratedViews(SMALL.pool))
     run_round(render, captured(around), state, SMALL, IdentityRepairer(), 1, 0)
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_views_that_two_clips_show_enter_once_as_their_mean(around):
+    class Alternating(IdentityRepairer):
+        name = "alternating"
+        clips = 0
+
+        def repair(self, clip, reference):
+            full = super().repair(clip, reference)
+            self.clips += 1
+            return replace(full, rgb=full.rgb * 0 + self.clips % 2, confidence=0 * full.confidence + 1)
+
+    state = LoopState(GeneratedViews(PLAIN.pool))
+    config = replace(PLAIN, trajectories=("orbit",), overlap=2)
+    report = run_round(ball, captured(around), state, config, Alternating(), 1, 0)
+    assert (report.clips, report.admitted) == (4, 10)
+    values = [float(f.image().mean()) for f in state.pool.frames]
+    assert values == pytest.approx([1, 1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0, 0], abs=0.01)
+    shared, alone = state.pool.frames[3].confidence_map(), state.pool.frames[0].confidence_map()
+    assert alone.min() == 1
+    assert shared.max() < 0.01
 
 
 def test_wrong_shapes_from_a_repairer_are_named(around):
@@ -193,7 +215,7 @@ def test_render_clip_stacks_and_clamps(around):
 
 def one_frame(around, weight: float = 1.0):
     state = LoopState(GeneratedViews(SMALL.pool))
-    run_round(ball, captured(around), state, SMALL, IdentityRepairer(), 1, 0)
+    run_round(ball, captured(around), state, PLAIN, IdentityRepairer(), 1, 0)
     return replace(state.pool.frames[3], weight=weight)
 
 

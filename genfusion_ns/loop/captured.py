@@ -1,0 +1,78 @@
+"""The photos as a round needs them: with what the splats show at each of them, and the nearest to any view."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from genfusion_ns.cameras import Camera
+from genfusion_ns.geometry import scene_extent, view_distance
+from genfusion_ns.raster.api import Render
+
+
+@dataclass(frozen=True)
+class CapturedViews:
+    """The photos, as far as a round needs them."""
+
+    cameras: Sequence[Camera]
+    """V views."""
+    image: Callable[[int], Tensor]
+    """Photo number i as [H, W, 3] in [0, 1]."""
+    full: Sequence[Camera] | None = None
+    """The same views at full frame, where the photos are windows of it; None = the photos are whole."""
+
+
+@dataclass(frozen=True)
+class SeenView:
+    """A photo, and the surface that the splats show there."""
+
+    camera: Camera
+    """The view."""
+    photo: Tensor
+    """[h, w, 3] in [0, 1], of any size."""
+    depth: Tensor
+    """[H, W, 1] rendered z-depth, 0 = nothing there."""
+    alpha: Tensor
+    """[H, W, 1] rendered opacity in [0, 1]."""
+
+
+class SeenViews:
+    """Captured views with the surface rendered when first asked for; only the last `keep` are held in memory.
+
+    Args:
+        render: draws the splats, called without gradients.
+        max_side: the surface is rendered at most this wide or high.
+    """
+
+    def __init__(
+        self, render: Callable[[Camera], Render], captured: CapturedViews, max_side: int, keep: int = 16
+    ) -> None:
+        self.unit = scene_extent(captured.cameras)
+        self._render, self._captured, self._max_side, self._keep = render, captured, max_side, keep
+        self._device = captured.cameras[0].w2c.device
+        self._cameras = [camera.to("cpu") for camera in captured.cameras]
+        self._held: OrderedDict[int, SeenView] = OrderedDict()
+
+    def near(self, camera: Camera, n: int) -> list[SeenView]:
+        """The n captured views most like `camera`, the nearest first."""
+        order = view_distance(camera.to("cpu"), self._cameras).argsort(stable=True)[:n]
+        return [self[int(i)] for i in order]
+
+    def __getitem__(self, i: int) -> SeenView:
+        if i in self._held:
+            self._held.move_to_end(i)
+            return self._held[i]
+        camera = self._captured.cameras[i]
+        scale = min(1.0, self._max_side / max(camera.width, camera.height))
+        small = camera.resized(max(1, round(camera.width * scale)), max(1, round(camera.height * scale)))
+        shown = self._render(small.to(self._device))
+        self._held[i] = SeenView(small.to(self._device), self._captured.image(i), shown.depth, shown.alpha)
+        if len(self._held) > self._keep:
+            self._held.popitem(last=False)
+        return self._held[i]
+
+    def __len__(self) -> int:
+        return len(self._cameras)

@@ -1,0 +1,93 @@
+"""From what a repairer gave back to frames that can teach: aligned, with captured pixels in, and with confidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from genfusion_ns.cameras import Camera
+from genfusion_ns.loop.align import align_colour, align_disparity
+from genfusion_ns.loop.captured import SeenViews
+from genfusion_ns.loop.confidence import clip_agreements, clip_confidence, photo_agreement, render_confidence
+from genfusion_ns.loop.config import LoopConfig
+from genfusion_ns.loop.paste import paste
+from genfusion_ns.loop.repair import RepairedClip, RGBDClip
+from genfusion_ns.loop.reproject import Reprojection, reproject
+
+
+@dataclass(frozen=True)
+class RefinedFrame:
+    """A repaired frame, ready for the pool, with the render that it came from."""
+
+    camera: Camera
+    """The view."""
+    rgb: Tensor
+    """[H, W, 3] in [0, 1]."""
+    disparity: Tensor
+    """[H, W, 1]; in the scene's units if `aligned`, else up to scale and shift; 0 = unknown."""
+    confidence: Tensor
+    """[H, W, 1] in [0, 1]."""
+    agreement: float
+    """With the captured views, in [0, 1]."""
+    aligned: bool
+    """Whether `disparity` is 1 / depth."""
+    depth: Tensor
+    """[H, W, 1] the render's."""
+    alpha: Tensor
+    """[H, W, 1] the render's."""
+
+
+def refine_clip(rendered: RGBDClip, repaired: RepairedClip, seen: SeenViews, config: LoopConfig) -> list[RefinedFrame]:
+    """All frames of one repaired clip, each against the captured views nearest to it."""
+    photos = [
+        reproject(camera, rendered.depth[i], rendered.alpha[i], seen.near(camera, config.neighbours), seen.unit)
+        for i, camera in enumerate(rendered.cameras)
+    ]
+    agreements = clip_agreements(
+        [photo_agreement(repaired.rgb[i], rendered.rgb[i], photos[i]) for i in range(len(photos))]
+    )
+    return [_refine(rendered, repaired, i, photos[i], agreements[i], config) for i in range(len(photos))]
+
+
+def _refine(
+    rendered: RGBDClip, repaired: RepairedClip, i: int, photos: Reprojection, agreement: float, config: LoopConfig
+) -> RefinedFrame:
+    rgb, disparity, confidence = repaired.rgb[i], repaired.disparity[i], repaired.confidence[i]
+    depth, alpha = rendered.depth[i], rendered.alpha[i]
+    aligned = False
+    if config.align:
+        rgb = align_colour(rgb, rendered.rgb[i], alpha * photos.seen * (alpha > 0.9))
+        disparity, aligned = align_disparity(disparity, depth, alpha, confidence)
+    if config.weigh:
+        confidence = confidence * render_confidence(rgb, rendered.rgb[i], photos.seen)
+    if config.paste:
+        rgb, confidence = paste(rgb, confidence, photos)
+    agreement = agreement if config.weigh else 1.0
+    return RefinedFrame(rendered.cameras[i], rgb, disparity, confidence, agreement, aligned, depth, alpha)
+
+
+def merge(frames: Sequence[RefinedFrame]) -> RefinedFrame:
+    """One frame from several repairs of the same view: their mean by confidence, believed less where they differ."""
+    first = frames[0]
+    for other in frames[1:]:
+        total = first.confidence + other.confidence
+        share = torch.where(total > 0, other.confidence / total.clamp_min(1e-8), 0.5)
+        disparity, aligned = first.disparity, first.aligned
+        if first.aligned and other.aligned:
+            both = (first.disparity > 0) & (other.disparity > 0)
+            mean = torch.lerp(first.disparity, other.disparity, share)
+            disparity = torch.where(both, mean, torch.maximum(first.disparity, other.disparity))
+        elif other.aligned:
+            disparity, aligned = other.disparity, True
+        first = replace(
+            first,
+            rgb=torch.lerp(first.rgb, other.rgb, share),
+            disparity=disparity,
+            confidence=torch.maximum(first.confidence, other.confidence) * clip_confidence(first.rgb, other.rgb),
+            agreement=(first.agreement * other.agreement) ** 0.5,
+            aligned=aligned,
+        )
+    return first

@@ -1,0 +1,123 @@
+"""`loop.confidence` and `loop.refine`: what is believed, and what is not."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from loop_scene import aimed, textured
+from oracle import OracleRepairer
+
+from genfusion_ns.loop import confidence
+from genfusion_ns.loop.captured import CapturedViews, SeenViews
+from genfusion_ns.loop.config import LoopConfig
+from genfusion_ns.loop.refine import merge, refine_clip
+from genfusion_ns.loop.repair import IdentityRepairer
+from genfusion_ns.loop.reproject import reproject
+from genfusion_ns.loop.round import render_clip
+
+CAPTURED = [aimed((3.0, y, 1.0)).resized(96, 72) for y in (-0.6, 0.0, 0.6)]
+BETWEEN = [aimed((3.0, y, 1.0)).resized(96, 72) for y in (-0.6, -0.4, -0.2, 0.0)]
+ALL = torch.ones(72, 96, 1)
+
+
+def seen(shown=textured) -> SeenViews:
+    return SeenViews(shown, CapturedViews(CAPTURED, lambda i: textured(CAPTURED[i]).color), 96)
+
+
+def other(camera):
+    return textured(camera, offset=2.0)
+
+
+def refined(repairer, config=None, cameras=BETWEEN, shown=textured):
+    clip = render_clip(shown, cameras)
+    return refine_clip(clip, repairer.repair(clip, torch.zeros(1, 1, 3)), seen(shown), config or LoopConfig())
+
+
+def test_difference_forgives_shifts_but_no_other_content():
+    image = textured(CAPTURED[0]).color
+    assert confidence.difference(image, image).max() == 0
+    shifted = float(confidence.difference(image, image.roll(2, 1)).mean())
+    assert shifted < 0.3 * float(confidence.difference(image, other(CAPTURED[0]).color).mean())
+    assert confidence.difference(image[:1, :1], image[:1, :1]).shape == (1, 1, 1)
+
+
+def test_contradicting_a_supported_render_costs_confidence():
+    image, wrong = textured(CAPTURED[0]).color, other(CAPTURED[0]).color
+    assert confidence.render_confidence(image, image, ALL).min() == 1
+    contradicted = confidence.render_confidence(wrong, image, ALL)
+    assert contradicted.min() >= confidence.LEAST
+    assert contradicted.mean() < 0.6
+    assert confidence.render_confidence(wrong, image, 0 * ALL).min() == 1
+
+
+def test_agreement_with_photos_tells_right_from_wrong():
+    camera = BETWEEN[1]
+    render, views = textured(camera), seen()
+    photos = reproject(camera, render.depth, render.alpha, views.near(camera, 3), views.unit)
+    agreement = lambda rgb: confidence.photo_agreement(rgb, render.color, photos)  # noqa: E731
+    assert agreement(render.color) == 1
+    noisy = render.color + 0.05 * torch.randn(render.color.shape, generator=torch.Generator().manual_seed(0))
+    assert agreement(noisy.clamp(0, 1)) > 0.98
+    assert agreement(0.95 * render.color) > 0.8
+    assert agreement(other(camera).color) < 0.3
+    assert confidence.photo_agreement(render.color, render.color, replace(photos, seen=0 * ALL)) is None
+
+
+def test_frames_share_the_fate_of_their_clip():
+    assert confidence.clip_agreements([None, None]) == [0.5, 0.5]
+    assert confidence.clip_agreements([1.0, 1.0, None]) == [1, 1, 1]
+    found = confidence.clip_agreements([0.9, 0.1, None])
+    assert found == pytest.approx([0.45**0.5, 0.05**0.5, 0.5])
+
+
+def test_the_truth_is_believed_and_a_lie_is_not():
+    good = refined(OracleRepairer(textured, 0.02))
+    bad = refined(OracleRepairer(textured, 0.02, wrong=other, wrong_every=1))
+    assert min(f.agreement for f in good) > 0.9
+    assert max(f.agreement for f in bad) < 0.3
+    uncovered = refined(
+        OracleRepairer(textured, 0.02, wrong=other, wrong_every=1), replace(LoopConfig(), weigh=False, paste=False)
+    )
+    assert all(f.agreement == 1 and f.confidence.min() == 1 for f in uncovered)
+    unpasted = replace(LoopConfig(), paste=False)
+    bad = refined(OracleRepairer(textured, 0.02, wrong=other, wrong_every=1), unpasted)
+    assert all(f.confidence.mean() < 0.7 for f in bad)
+    assert all(f.confidence.mean() > 0.95 for f in refined(OracleRepairer(textured, 0.02), unpasted))
+
+
+def test_anchored_ends_are_the_photos_themselves():
+    for frames in (refined(OracleRepairer(textured, 0.3)), refined(IdentityRepairer(), shown=other)):
+        for i, k in ((0, 0), (3, 1)):
+            torch.testing.assert_close(frames[i].rgb, textured(CAPTURED[k]).color, atol=2e-3, rtol=0)
+            assert frames[i].confidence.min() == 1
+
+
+def test_disparity_comes_back_in_the_scenes_units():
+    class Bent(OracleRepairer):
+        def repair(self, clip, reference):
+            full = super().repair(clip, reference)
+            return replace(full, disparity=0.2 * full.disparity + 0.3)
+
+    for frame in refined(Bent(textured, 0.0)):
+        assert frame.aligned
+        torch.testing.assert_close(frame.disparity, 1 / textured(frame.camera).depth, rtol=0.01, atol=1e-3)
+
+
+def test_merged_frames_are_means_that_doubt_their_differences():
+    frame = refined(OracleRepairer(textured, 0.0))[1]
+    assert merge([frame]) is frame
+    same = merge([frame, frame])
+    torch.testing.assert_close(same.rgb, frame.rgb)
+    torch.testing.assert_close(same.confidence, frame.confidence)
+    sure, unsure = replace(frame, confidence=0.9 * ALL), replace(frame, rgb=1 - frame.rgb, confidence=0.1 * ALL)
+    mixed = merge([sure, unsure])
+    torch.testing.assert_close(mixed.rgb, 0.9 * sure.rgb + 0.1 * unsure.rgb)
+    assert mixed.confidence.mean() < 0.5
+    lost = merge([replace(frame, aligned=False), frame])
+    assert lost.aligned
+    assert torch.equal(lost.disparity, frame.disparity)
+    holes = replace(frame, disparity=0 * frame.disparity)
+    assert torch.equal(merge([holes, frame]).disparity, frame.disparity)
+    assert merge([replace(frame, agreement=0.2), replace(frame, agreement=0.8)]).agreement == pytest.approx(0.4)
+    nothing = merge([replace(frame, confidence=0 * ALL)] * 2)
+    assert nothing.rgb.isfinite().all()
