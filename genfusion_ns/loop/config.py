@@ -76,7 +76,10 @@ class LoopConfig:
     max_side: int = 960
     """Generated views are at most this wide or high, in pixels; GenFusion's 960 x 512."""
     pool: int = 256
-    """Most generated views kept; beyond it the oldest leave. 256 of 960 x 512 take 0.8 GB of memory."""
+    """Most generated views kept; beyond it the lightest leave, the oldest first. 256 of 960 x 512 take 0.8 GB."""
+    decay: float = 0.8
+    """Factor on the weight of older views at each round, since they came from poorer splats; 1 keeps all alike, 0
+    forgets them as the official code does."""
 
     def scaled_to(self, max_iterations: int, reference: int = 7000) -> LoopConfig:
         """The same loop for a run of `max_iterations` steps, its step numbers stretched from `reference`."""
@@ -122,6 +125,8 @@ class LoopConfig:
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise UserError(f"loop.{name.replace('_', '-')} is {getattr(self, name)}; expected at least {bound}.")
+        if not 0 <= self.decay <= 1:
+            raise UserError(f"loop.decay is {self.decay}; expected a factor from 0 to 1.")
         if self.repairer not in repairer_names():
             raise UserError(f"loop.repairer is '{self.repairer}'; expected one of: {', '.join(repairer_names())}.")
         if not 0 <= self.ssim_weight <= 1:

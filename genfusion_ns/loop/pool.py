@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -17,9 +18,14 @@ from torch import Tensor
 from genfusion_ns.cameras import Camera
 from genfusion_ns.errors import UserError
 from genfusion_ns.files import write_atomic
+from genfusion_ns.geometry import directions, positions
 from genfusion_ns.seeding import order_index
 
 _INDEX = "pool.json"
+ALIKE_DISTANCE = 0.05
+"""Two views are alike if their centres are closer than this, in scene extents, ..."""
+ALIKE_COSINE = math.cos(math.radians(5.0))
+"""... and their directions than this."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,8 @@ class GeneratedFrame:
     """>= 0, factor of this frame's loss."""
     provenance: Provenance
     """Where it came from."""
+    agreement: float = 1.0
+    """In [0, 1], how well it agrees with the captured views; fades with age."""
     id: int = -1
     """Number within the pool, never used twice; -1 before it is admitted."""
 
@@ -72,6 +80,7 @@ class GeneratedFrame:
         confidence: Tensor,
         provenance: Provenance,
         weight: float = 1.0,
+        agreement: float = 1.0,
     ) -> GeneratedFrame:
         """From floats: rgb [H, W, 3] and confidence [H, W, 1] in [0, 1], disparity [H, W, 1] >= 0.
 
@@ -88,6 +97,7 @@ class GeneratedFrame:
             confidence=_to_uint8(believed),
             weight=float(weight),
             provenance=provenance,
+            agreement=float(agreement),
         )
 
     def image(self, device: torch.device | str = "cpu") -> Tensor:
@@ -118,6 +128,7 @@ class GeneratedFrame:
             "width": self.camera.width,
             "height": self.camera.height,
             "weight": self.weight,
+            "agreement": self.agreement,
             "provenance": asdict(self.provenance),
         }
 
@@ -130,6 +141,7 @@ class GeneratedFrame:
             disparity=state["disparity"],
             confidence=state["confidence"],
             weight=state["weight"],
+            agreement=state["agreement"],
             provenance=Provenance(**state["provenance"]),
             id=state["id"],
         )
@@ -137,6 +149,32 @@ class GeneratedFrame:
 
 def _to_uint8(values: Tensor) -> Tensor:
     return (values.clamp(0, 1) * 255.0).round().to("cpu", torch.uint8)
+
+
+class Admission(NamedTuple):
+    """What became of a round's frames."""
+
+    entered: int
+    """New frames now in the pool (before the capacity was looked at)."""
+    refused: int
+    """New frames that agreed less with the captured views than an older one of almost the same view."""
+    replaced: int
+    """Older frames that made room for such a new one."""
+    evicted: int
+    """Frames that had to leave a full pool."""
+
+
+def most_alike(camera: Camera, frames: Sequence[GeneratedFrame], unit: float) -> GeneratedFrame | None:
+    """The frame that shows almost the same view, within ALIKE_DISTANCE and ALIKE_COSINE; None if there is none."""
+    if not frames:
+        return None
+    cameras = [frame.camera for frame in frames]
+    distance = (positions(cameras) - camera.position.to("cpu")).norm(dim=-1) / unit
+    cosine = directions(cameras) @ camera.w2c[2, :3].to("cpu")
+    alike = (distance < ALIKE_DISTANCE) & (cosine > ALIKE_COSINE)
+    if not bool(alike.any()):
+        return None
+    return frames[int(torch.where(alike, distance + (1.0 - cosine), torch.inf).argmin())]
 
 
 @dataclass
@@ -153,15 +191,38 @@ class GeneratedViews:
     def __len__(self) -> int:
         return len(self.frames)
 
-    def admit(self, frames: Iterable[GeneratedFrame]) -> int:
-        """Take frames in, and return how many had to leave."""
+    def admit(self, frames: Iterable[GeneratedFrame], unit: float = 1.0, decay: float = 1.0) -> Admission:
+        """Take the frames of one round in.
+
+        Where an older frame shows almost the same view, the one that agrees better with the captured views stays.
+
+        Args:
+            unit: the scene's extent, by which "almost the same" is measured.
+            decay: factor on weight and agreement of all frames that are here already: they came from poorer splats.
+        """
+        older = [replace(f, weight=f.weight * decay, agreement=f.agreement * decay) for f in self.frames]
+        entering, replaced, refused = [], set(), 0
         for frame in frames:
-            self.frames.append(replace(frame, id=self.next_id))
+            rival = most_alike(frame.camera, [f for f in older if f.id not in replaced], unit)
+            if rival is not None and rival.agreement > frame.agreement:
+                refused += 1
+                continue
+            if rival is not None:
+                replaced.add(rival.id)
+            entering.append(replace(frame, id=self.next_id))
             self.next_id += 1
+        self.frames = [f for f in older if f.id not in replaced] + entering
         surplus = max(0, len(self.frames) - self.capacity)
         leaving = {frame.id for frame in sorted(self.frames, key=lambda frame: (frame.weight, frame.id))[:surplus]}
         self.frames = [frame for frame in self.frames if frame.id not in leaving]
-        return surplus
+        return Admission(len(entering), refused, len(replaced), surplus)
+
+    def reweigh(self, round: int, factor: float) -> int:
+        """Multiply the weights of a round's frames; those whose weight becomes 0 leave. Returns how many left."""
+        before = len(self.frames)
+        weighed = [replace(f, weight=f.weight * factor) if f.provenance.round == round else f for f in self.frames]
+        self.frames = [frame for frame in weighed if frame.weight > 0 or frame.provenance.round != round]
+        return before - len(self.frames)
 
     def pick(self, seed: int, step: int) -> GeneratedFrame:
         """The frame that serves a training step: a function of (seed, step) and of what is in the pool.

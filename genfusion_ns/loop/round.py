@@ -54,18 +54,20 @@ def run_round(
     finally:
         if isinstance(repairer, HoldsDevice):
             repairer.release()
-    evicted = state.pool.admit(frame for frame, _ in frames)
+    admission = state.pool.admit((frame for frame, _ in frames), work.seen.unit, config.decay)
     report = RoundReport(
         round=state.round,
         step=k,
         clips=len(clips),
-        admitted=len(frames),
-        evicted=evicted,
+        admitted=admission.entered,
+        evicted=admission.evicted,
         pool=len(state.pool),
         coverage=_mean([float(refined.alpha.mean()) for _, refined in frames]),
         change=_mean(work.changes),
         seconds=time.monotonic() - began,
         agreement=_mean([refined.agreement for _, refined in frames]),
+        refused=admission.refused,
+        replaced=admission.replaced,
     )
     state.reports.append(report)
     return report
@@ -121,7 +123,7 @@ def encode(refined: RefinedFrame, origin: Provenance) -> GeneratedFrame:
     """A refined frame as the pool keeps it; its weight is its agreement, and how much of it is believed at all."""
     weight = refined.agreement * float(refined.confidence.mean())
     maps = refined.rgb, refined.disparity, refined.confidence
-    return GeneratedFrame.encode(refined.camera, *maps, origin, weight)
+    return GeneratedFrame.encode(refined.camera, *maps, origin, weight, refined.agreement)
 
 
 def render_clip(render: Callable[[Camera], Render], cameras: Sequence[Camera]) -> RGBDClip:

@@ -21,7 +21,7 @@ class RoundReport:
     admitted: int
     """Frames that entered the pool."""
     evicted: int
-    """Frames that left it."""
+    """Frames that left it because it was full."""
     pool: int
     """Frames in the pool afterwards."""
     coverage: float
@@ -31,7 +31,11 @@ class RoundReport:
     seconds: float
     """Wall-clock time."""
     agreement: float = 1.0
-    """Mean agreement of the admitted frames with the captured views."""
+    """Mean agreement of the repaired frames with the captured views."""
+    refused: int = 0
+    """Frames that did not enter, since an older one of the same view agreed better with the captured views."""
+    replaced: int = 0
+    """Older frames that left for a new one of the same view."""
 
 
 @dataclass

@@ -1,6 +1,8 @@
 """`loop.pool`: bounded, deterministic, and whole on disk after a kill at any moment."""
 
+import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -29,7 +31,7 @@ def frame(camera, seed: int = 0, weight: float = 1.0) -> GeneratedFrame:
 def assert_equal(a: GeneratedViews, b: GeneratedViews):
     assert (a.capacity, a.next_id, len(a)) == (b.capacity, b.next_id, len(b))
     for x, y in zip(a.frames, b.frames, strict=True):
-        assert (x.id, x.weight, x.provenance) == (y.id, y.weight, y.provenance)
+        assert (x.id, x.weight, x.agreement, x.provenance) == (y.id, y.weight, y.agreement, y.provenance)
         assert (x.camera.width, x.camera.height) == (y.camera.width, y.camera.height)
         for name, values in x.tensors().items():
             assert values.dtype == y.tensors()[name].dtype
@@ -59,12 +61,63 @@ def test_what_is_not_finite_is_not_believed(around):
 
 def test_pool_is_bounded_and_the_lightest_then_oldest_leave(around):
     pool = GeneratedViews(capacity=4)
-    assert pool.admit(frame(around[0], i) for i in range(3)) == 0
-    assert pool.admit([frame(around[0], 3, weight=0.5), frame(around[0], 4), frame(around[0], 5)]) == 2
+    assert pool.admit(frame(around[i], i) for i in range(3)) == (3, 0, 0, 0)
+    assert pool.admit([frame(around[3], 3, weight=0.5), frame(around[4], 4), frame(around[5], 5)]) == (3, 0, 0, 2)
     assert [f.provenance.frame for f in pool.frames] == [1, 2, 4, 5]
     assert [f.id for f in pool.frames] == [1, 2, 4, 5]
-    pool.admit([frame(around[0], 6)])
+    pool.admit([frame(around[6], 6)])
     assert [f.id for f in pool.frames] == [2, 4, 5, 6]
+
+
+def moved(camera, distance: float, degrees: float = 0.0):
+    turn = torch.eye(4)
+    angle = torch.tensor(math.radians(degrees))
+    turn[0, 0] = turn[2, 2] = angle.cos()
+    turn[0, 2], turn[2, 0] = angle.sin(), -angle.sin()
+    turn[0, 3] = distance
+    return dataclasses.replace(camera, w2c=turn @ camera.w2c)
+
+
+@pytest.mark.parametrize(
+    ("distance", "degrees", "alike"), [(0, 0, True), (0.09, 0, True), (0, 4, True), (0.11, 0, False), (0, 6, False)]
+)
+def test_of_two_like_views_the_one_that_agrees_better_stays(around, distance, degrees, alike):
+    for agreement, newer_wins in ((0.6, False), (0.7, True), (0.9, True)):
+        pool = GeneratedViews(capacity=9)
+        pool.admit([dataclasses.replace(frame(around[0], 1), agreement=0.7), frame(around[1], 2)])
+        new = dataclasses.replace(frame(moved(around[0], distance, degrees), 3), agreement=agreement)
+        found = pool.admit([new], unit=2.0)
+        assert found == ((1, 0, 0, 0) if not alike else (1, 0, 1, 0) if newer_wins else (0, 1, 0, 0))
+        left = [f.provenance.frame for f in pool.frames]
+        assert left == ([1, 2, 3] if not alike else [2, 3] if newer_wins else [1, 2])
+
+
+def test_frames_of_one_round_never_push_each_other_out(around):
+    pool = GeneratedViews(capacity=9)
+    assert pool.admit([frame(around[0], i) for i in range(3)]) == (3, 0, 0, 0)
+    assert pool.admit([frame(around[0], i) for i in range(3, 8)]) == (5, 0, 3, 0)
+
+
+def test_age_takes_weight_and_standing(around):
+    pool = GeneratedViews(capacity=3)
+    pool.admit([frame(around[0], 0)])
+    for i in range(1, 5):
+        pool.admit([frame(around[i], i, weight=0.9)], decay=0.5)
+    assert [f.provenance.frame for f in pool.frames] == [2, 3, 4]
+    assert [f.weight for f in pool.frames] == pytest.approx([0.225, 0.45, 0.9])
+    assert [f.agreement for f in pool.frames] == [0.25, 0.5, 1]
+    late = dataclasses.replace(frame(around[2], 5), agreement=0.3)
+    assert pool.admit([late], decay=0.5).replaced == 1
+
+
+def test_a_rounds_frames_can_lose_weight_or_leave(around):
+    pool = GeneratedViews(capacity=9)
+    second = dataclasses.replace(frame(around[1], 1), provenance=provenance(round=2))
+    pool.admit([frame(around[0], 0), second])
+    assert pool.reweigh(round=2, factor=0.5) == 0
+    assert [f.weight for f in pool.frames] == [1, 0.5]
+    assert pool.reweigh(round=2, factor=0.0) == 1
+    assert [f.provenance.round for f in pool.frames] == [1]
 
 
 def test_pick_follows_from_seed_and_step(around):
@@ -184,6 +237,6 @@ def test_killed_while_writing(tmp_path):
         process.wait()
         process.stdout.close()
         pool = GeneratedViews.load(folder)
-        assert len(pool) == 5
+        assert len(pool) == 3  # all show one view: each round replaces the one before
         for each in pool.frames:
             assert (each.rgb == each.provenance.step % 200).all()

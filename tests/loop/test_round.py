@@ -117,14 +117,18 @@ def test_repairer_gets_clips_and_the_nearest_photo(around):
     assert {f.provenance.fingerprint for f in state.pool.frames} == {"f00"}
 
 
-def test_pool_stays_bounded_over_rounds(around):
-    config = replace(SMALL, pool=30)
+def test_pool_stays_bounded_and_new_views_replace_like_ones(around):
+    config = replace(SMALL, pool=25)
     state = LoopState(GeneratedViews(config.pool))
     for k in (1000, 2000, 3000):
         run_round(ball, captured(around), state, config, IdentityRepairer(), k, 0)
-    assert [report.evicted for report in state.reports] == [0, 10, 20]
-    assert len(state.pool) == 30
-    assert {f.provenance.round for f in state.pool.frames} == {0, 1, 2}
+        assert len(state.pool) <= 25
+    # the path between the photos is the same in each round, the other one is not
+    assert all(report.replaced >= 10 for report in state.reports[1:])
+    assert all(report.refused == 0 for report in state.reports)
+    newest = [f for f in state.pool.frames if f.provenance.trajectory == "interpolate"]
+    assert {f.provenance.round for f in newest} == {2}
+    assert all(f.weight <= 0.8 for f in state.pool.frames if f.provenance.round < 2)
 
 
 def test_round_takes_no_gradients_and_draws_no_global_numbers(around):
@@ -196,7 +200,7 @@ def test_state_survives_a_checkpoint(around, tmp_path):
     assert resumed.round == 1
     for run in (state, resumed):
         run_round(ball, captured(around), run, SMALL, IdentityRepairer(), 2000, 0)
-    assert len(state.pool) == len(resumed.pool) == 40
+    assert len(state.pool) == len(resumed.pool) >= 30
     for a, b in zip(state.pool.frames, resumed.pool.frames, strict=True):
         assert a.id == b.id
         assert torch.equal(a.rgb, b.rgb)
