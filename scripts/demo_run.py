@@ -5,15 +5,18 @@ Rows that are already there from the same settings are kept, so that a second ru
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,10 +65,10 @@ class Case:
 
 def cases(args: Demo) -> list[Case]:
     """The three trainings; the last is what the method is for."""
-    sparse = ("--pipeline.datamanager.dataparser.sparse-views", str(args.few))
+    sparse = ("genfusion-data", "--sparse-views", str(args.few))  # a subcommand: comes after all other options
     return [
         Case("all_views", "2DGS, all photos", NO_LOOP),
-        Case("few_views", f"2DGS, {args.few} photos", (*sparse, *NO_LOOP)),
+        Case("few_views", f"2DGS, {args.few} photos", (*NO_LOOP, *sparse)),
         Case("genfusion", f"genfusion (identity repairer), {args.few} photos", sparse),
     ]
 
@@ -98,7 +101,9 @@ def train(case: Case, args: Demo, scene: Path, console: Console) -> dict[str, An
     started = time.perf_counter()
     follow(command, args.out / f"{case.key}.log", case.title, args.steps, console)
     seconds = time.perf_counter() - started
-    result = {"key": key, "config": str(folder / "config.yml"), "seconds": seconds, **evaluate(folder)}
+    with (args.out / f"{case.key}.log").open("a") as log, contextlib.redirect_stdout(log):
+        metrics = evaluate(folder)
+    result = {"key": key, "config": str(folder / "config.yml"), "seconds": seconds, **metrics}
     partial = done.with_suffix(".partial")
     partial.write_text(json.dumps(result, indent=1))
     os.replace(partial, done)
@@ -128,14 +133,18 @@ def follow(command: list[str], log: Path, title: str, steps: int, console: Conso
     ):
         task = progress.add_task(title, total=steps)
         assert process.stdout is not None
-        for line in process.stdout:
-            stream.write(line)
-            if line.startswith("genfusion:"):
-                progress.console.print(f"[dim]{line.rstrip()}[/]", highlight=False)
-            if match := ONE_STEP.search(line):
-                progress.update(task, completed=int(match[1]))
-        if process.wait() == 0:
-            progress.update(task, completed=steps)
+        try:
+            for line in process.stdout:
+                stream.write(line)
+                if line.startswith("genfusion:"):
+                    progress.console.print(f"[dim]{line.rstrip()}[/]", highlight=False)
+                if match := ONE_STEP.search(line):
+                    progress.update(task, completed=int(match[1]))
+            if process.wait() == 0:
+                progress.update(task, completed=steps)
+        except BaseException:  # stopped by the user: no training without its demo
+            process.terminate()
+            raise
     if process.returncode != 0:
         console.print("\n".join(log.read_text().splitlines()[-20:]), markup=False, highlight=False)
         raise UserError(f"'{title}' failed with exit code {process.returncode}; its whole output is in {log}.")
@@ -201,7 +210,8 @@ def print_next(config: Path, args: Demo, console: Console) -> None:
         f"ns-render dataset --load-config {here} --split test --rendered-output-names rgb depth normal "
         f"--output-path {shlex.quote(str(args.out / 'renders'))}",
         f"ns-export gaussian-splat --load-config {here} --output-dir {shlex.quote(str(args.out / 'splat'))}",
-        "genfusion-prepare MY_PHOTOS my_scene && ns-train genfusion --data my_scene   # your own photos",
+        "genfusion-prepare --images MY_PHOTOS --output my_scene   # your own photos, then:",
+        "ns-train genfusion --data my_scene",
     ):
         console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
 
@@ -230,6 +240,8 @@ def run(args: Demo) -> None:
 
 def main() -> None:
     """Entry point of scripts/demo."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the training is stopped too
+    warnings.filterwarnings("ignore", category=FutureWarning)  # Nerfstudio's imports
     run(tyro.cli(Demo, prog="scripts/demo"))
 
 

@@ -241,8 +241,8 @@ def test_demo_trains_with_the_command_that_a_user_would_type(tmp_path):
     commands = [demo_run.train_command(case, args, tmp_path / "scene", tmp_path) for case in demo_run.cases(args)]
     assert all(command[1:4] == ["genfusion", "--data", str(tmp_path / "scene")] for command in commands)
     assert all("77" in command for command in commands)
-    sparse = [command[command.index("--pipeline.datamanager.dataparser.sparse-views") + 1] for command in commands[1:]]
-    assert sparse == ["3", "3"]
+    sparse = [command[-3:] for command in commands[1:]]
+    assert sparse == [["genfusion-data", "--sparse-views", "3"]] * 2
     assert ["--pipeline.datamanager.loop.every" in command for command in commands] == [True, True, False]
 
 
