@@ -20,7 +20,7 @@ class Convert:
     """Convert a GenFusion or DynamiCrafter checkpoint to a folder that RGBDVideoRepairPipeline loads.
 
     The checkpoint is memory-mapped, and written network by network in safetensors; it takes the disk space of
-    the result and about 4 GB of memory, whatever the checkpoint's size.
+    the result and about 2.5 GB of memory, whatever the checkpoint's size.
     """
 
     checkpoint: Annotated[Path, tyro.conf.Positional]

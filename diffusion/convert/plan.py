@@ -146,7 +146,7 @@ def find_problems(plan: Plan, shapes: Mapping[str, Shape], vae_shapes: Mapping[s
                 name = network.prefix + piece.source
                 problems.misshapen.append(f"{name} {list(found)} (expected {list(expected[target])})")
         accounted |= network.sources() if not separate else set()
-    problems.unexpected += sorted(held - accounted)
+    problems.unexpected = sorted(held - accounted | set(problems.unexpected))
     return problems
 
 

@@ -44,6 +44,7 @@ def plan_vae(shapes: Shapes) -> NetworkPlan:
             block_out_channels=tuple(widths),
             layers_per_block=renamed.count(down + "0.resnets.{}."),
             latent_channels=renamed["decoder.conv_in.weight"][1],
+            mid_attention="encoder.mid_block.attentions.0.to_q.weight" in renamed,
         ),
         "autoencoder",
     )

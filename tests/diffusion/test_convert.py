@@ -18,11 +18,14 @@ from transformers import CLIPTextModel, CLIPVisionModel
 
 from diffusion.convert import cli, write
 from diffusion.convert.checkpoint import Checkpoint, sha256
-from diffusion.convert.plan import Hints, find_problems, make_plan
+from diffusion.convert.pieces import Shapes
+from diffusion.convert.plan import Hints, Plan, find_problems, make_plan
 from diffusion.convert.run import convert
+from diffusion.convert.vae import plan_vae
 from diffusion.convert.write import write_network
 from diffusion.errors import UserError
 from diffusion.models.unet import RGBDVideoUNet
+from diffusion.models.vae import make_vae
 from diffusion.schedulers import RescaledDDIMScheduler
 
 
@@ -115,6 +118,26 @@ def test_scheduler_follows_the_checkpoint(parity: Parity, converted: Path, tmp_p
     bare = {k: v for k, v in parity.weights().items() if k != "scale_arr"}
     convert(save(bare, tmp_path / "a.ckpt"), tmp_path / "a", hints=parity.hints())
     assert RescaledDDIMScheduler.from_pretrained(tmp_path / "a" / "scheduler").config["rescale_base"] == 1.0
+
+
+def test_scheduler_of_a_checkpoint_in_half_precision(parity: Parity, tmp_path: Path) -> None:
+    halved = {k: v.half() for k, v in parity.weights().items()}
+    convert(save(halved, tmp_path / "a.ckpt"), tmp_path / "a", hints=parity.hints())
+    config = RescaledDDIMScheduler.from_pretrained(tmp_path / "a" / "scheduler").config
+    assert (config["rescale_base"], config["rescale_steps"]) == (0.7, 400)
+
+
+@pytest.mark.parametrize("mid_attention", [True, False])
+@pytest.mark.parametrize("widths", [(32, 64), (64, 64, 96, 32)])
+def test_autoencoders_of_other_sizes_are_inferred(widths: tuple[int, ...], mid_attention: bool) -> None:
+    with torch.device("meta"):
+        vae = make_vae(3, widths, layers_per_block=1, latent_channels=5, mid_attention=mid_attention)
+    shapes = {name: tuple(tensor.shape) for name, tensor in vae.state_dict().items()}
+    network = plan_vae(Shapes(shapes, "", "autoencoder"))
+    for key, value in vae.config.items():
+        if not key.startswith("_"):
+            assert network.model.config[key] == value, key
+    assert not find_problems(Plan([network], {}), shapes)
 
 
 def as_safetensors(state: dict[str, Tensor], path: Path) -> Path:
