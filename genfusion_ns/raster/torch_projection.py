@@ -59,7 +59,7 @@ def _homographies(means: Tensor, quats: Tensor, scales: Tensor, camera: Camera) 
     return torch.stack([fx * x + cx * z, fy * y + cy * z, z], 1), torch.where(facing, normal, -normal)
 
 
-def _bounding_boxes(pixel_from_disc: Tensor) -> tuple[Tensor, Tensor]:
+def bounding_boxes(pixel_from_disc: Tensor) -> tuple[Tensor, Tensor]:
     """Centre [V, 2] and squared half sides [V, 2] of the one-sigma ellipse's bounding box.
 
     A line l touches the image of the unit circle diag(1, 1, -1) under M when l^T (M diag(1, 1, -1) M^T) l = 0; for
@@ -79,7 +79,7 @@ def _radii(
 ) -> Tensor:
     """[N] screen radius in pixels; 0 for what is out of sight, and for everything that is not a number."""
     pixel_from_disc, _ = _homographies(means, quats, scales, camera)
-    centre, extent = _bounding_boxes(pixel_from_disc)
+    centre, extent = bounding_boxes(pixel_from_disc)
     radius = torch.ceil(RADIUS_SIGMAS * extent.amax(-1).clamp_min(RADIUS_SQUARED_MIN).sqrt())
     depth = pixel_from_disc[:, 2, 2]
     finite = torch.stack([t.isfinite().all(-1) for t in (pixel_from_disc.flatten(1), centre, extent, quats)]).all(0)
@@ -110,7 +110,7 @@ def project(
     radius = _radii(means, quats, scales, usable, camera, near, far)
     index = radius.nonzero()[:, 0]
     pixel_from_disc, normal = _homographies(means[index], quats[index], scales[index], camera)
-    centre, _ = _bounding_boxes(pixel_from_disc)
+    centre, _ = bounding_boxes(pixel_from_disc)
     return Discs(index, centre, pixel_from_disc[:, 2, 2], pixel_from_disc, normal, radius[index])
 
 
