@@ -145,6 +145,8 @@ def _read_npz(path: Path) -> Clip:
         raise UserError(f"{path} is no readable .npz file ({error}); expected one written by numpy.savez") from error
     if "rgb" not in arrays:
         raise UserError(f"{path} holds {sorted(arrays) or 'nothing'}; expected at least the array rgb [T,H,W,3]")
+    if arrays["rgb"].ndim != 4 or arrays["rgb"].shape[-1] != 3 or 0 in arrays["rgb"].shape:
+        raise UserError(f"rgb in {path} has the shape {arrays['rgb'].shape}; expected [T, H, W, 3]")
     maps = {}
     for key in ("depth", "alpha"):
         value = arrays.get(key)

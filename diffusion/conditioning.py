@@ -18,9 +18,13 @@ from diffusion.preprocess import clip_pixels, latent_tokens
 def clip_context(image_encoder: CLIPVisionModel, resampler: nn.Module, photos: Sequence[Tensor]) -> Tensor:
     """Photos, each [3, h, w] in [-1, 1] and of any size -> context tokens [n, Q, D], by way of the CLIP tower."""
     size = int(image_encoder.config.image_size)  # pyright: ignore[reportArgumentType]
-    pixels = torch.cat([clip_pixels(photo[None], size) for photo in photos])
-    tokens = image_tokens(image_encoder, pixels.to(image_encoder.dtype))
-    return resampler(tokens.to(next(resampler.parameters()).dtype))
+    dtype = next(resampler.parameters()).dtype
+    contexts = []
+    for photo in photos:
+        pixels = clip_pixels(photo[None], size)
+        tokens = image_tokens(image_encoder, pixels.to(image_encoder.dtype))
+        contexts.append(resampler(tokens.to(dtype)))
+    return torch.cat(contexts)
 
 
 def latent_context(
@@ -37,7 +41,7 @@ def latent_context(
     frames = torch.cat(images)
     missing = vae.config["in_channels"] - 3
     frames = torch.cat([frames, frames.new_full((len(frames), missing, *size), -1.0)], dim=1)
-    latents = encode_mean(vae, frames[:, :, None], chunk=4)[:, :, 0]
+    latents = encode_mean(vae, frames[:, :, None], chunk=1)[:, :, 0]
     return resampler(latent_tokens(latents, patch).to(next(resampler.parameters()).dtype))
 
 

@@ -16,6 +16,8 @@ from diffusion.preprocess import given_range_disparity, minmax_disparity, percen
 # Renderers overshoot a little; what lies further out than this is in another unit.
 TOLERANCE = 0.01
 
+OUTPUT_TYPES = ("pt", "np", "latent")
+
 
 @dataclass
 class RepairInputs:
@@ -161,3 +163,26 @@ def _check_finite(tensor: Tensor, name: str) -> None:
 
 def _shape(value: Any) -> list[int]:
     return list(value.shape)
+
+
+def check_numbers(
+    steps: int, train_timesteps: int, strength: float, eta: float | None, chunk: int, min_frames: int, kind: str
+) -> None:
+    """Raise UserError unless the plain arguments of a call of the pipeline are in range."""
+    for name, value in (("num_inference_steps", steps), ("vae_chunk", chunk), ("min_frames", min_frames)):
+        if value < 1 or value != int(value):
+            raise UserError(f"{name} is {value}; expected a whole number of at least 1")
+    if steps >= train_timesteps:
+        raise UserError(f"num_inference_steps is {steps}; expected fewer than {train_timesteps}")
+    if not 0 < strength <= 1:
+        raise UserError(f"strength is {strength}; expected a number in (0, 1], 1 = start from noise")
+    if eta is not None and not 0 <= eta <= 1:
+        raise UserError(f"eta is {eta}; expected a number in [0, 1]")
+    if kind not in OUTPUT_TYPES:
+        raise UserError(f"output_type is {kind!r}; expected one of {', '.join(OUTPUT_TYPES)}")
+
+
+def check_shape(name: str, given: Tensor, wanted: tuple[int, ...]) -> None:
+    """Raise UserError unless a tensor has the wanted shape."""
+    if tuple(given.shape) != wanted:
+        raise UserError(f"{name} has the shape {list(given.shape)}; expected {list(wanted)}")

@@ -26,7 +26,7 @@ from diffusion.conditioning import (
     parameter_versions,
 )
 from diffusion.errors import UserError
-from diffusion.inputs import RepairInputs, check_inputs, network_clips
+from diffusion.inputs import RepairInputs, check_inputs, check_numbers, check_shape, network_clips
 from diffusion.locate import check_folder, loading_errors_in_one_line, locate_weights
 from diffusion.models.resampler import Resampler
 from diffusion.models.unet import RGBDVideoUNet
@@ -39,7 +39,6 @@ from diffusion.schedulers import RescaledDDIMScheduler, RescaledDPMSolverSchedul
 Generators = torch.Generator | list[torch.Generator] | None
 Frames = Tensor | NDArray[np.generic]
 Callback = Callable[[Any, int, int, dict[str, Tensor]], dict[str, Tensor]]
-OUTPUT_TYPES = ("pt", "np", "latent")
 
 
 @dataclass
@@ -220,7 +219,8 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
             interval=guidance_interval,
             batched=batch_guidance,
         )
-        _check_numbers(steps, strength, vae_chunk, min_frames, output_type)
+        train_timesteps = len(self.scheduler)
+        check_numbers(steps, train_timesteps, strength, eta, vae_chunk, min_frames, output_type)
         inputs = check_inputs(rgb, depth, alpha, references, self._execution_device)
         box = letterbox(*inputs.rgb.shape[1:4], multiple=self.size_multiple, min_frames=min_frames)
         rule = self.config["disparity_rule"] if disparity_range is None else disparity_range
@@ -236,7 +236,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
             context=context,
             null_context=null_context,
             guidance=guidance,
-            train_timesteps=len(self.scheduler),
+            train_timesteps=train_timesteps,
             references=len(inputs.references[0]),
             fps=fps,
         )
@@ -266,8 +266,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         shape = (batch, self.vae.config["latent_channels"], length, height // factor, width // factor)
         if given is None:
             return randn_tensor(shape, generator=generator, device=frames.device, dtype=torch.float32)  # pyright: ignore[reportArgumentType]
-        if tuple(given.shape) != shape:
-            raise UserError(f"{name} has the shape {list(given.shape)}; expected {list(shape)}")
+        check_shape(name, given, shape)
         return given.to(frames.device, torch.float32)
 
     def _contexts(self, inputs: RepairInputs, guidance: Guidance) -> tuple[Tensor, Tensor | None]:
@@ -307,6 +306,8 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         callback: Callback | None,
     ) -> Tensor:
         """The sampling loop: noise -> clean latents [B, c, T, h, w], float32 throughout."""
+        if step_noise is not None:
+            check_shape("step_noise", step_noise, (steps, *start.noise.shape))
         scheduler = self.scheduler
         scheduler.set_timesteps(steps, device=start.noise.device)
         first = start.first_step(steps)
@@ -342,13 +343,3 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         if kind == "np":
             frames = [None if f is None else f.cpu().numpy() for f in frames]
         return RepairOutput(rgb=frames[0], disparity=frames[1])
-
-
-def _check_numbers(steps: int, strength: float, chunk: int, min_frames: int, kind: str) -> None:
-    for name, value in (("num_inference_steps", steps), ("vae_chunk", chunk), ("min_frames", min_frames)):
-        if value < 1 or value != int(value):
-            raise UserError(f"{name} is {value}; expected a whole number of at least 1")
-    if not 0 < strength <= 1:
-        raise UserError(f"strength is {strength}; expected a number in (0, 1], 1 = start from noise")
-    if kind not in OUTPUT_TYPES:
-        raise UserError(f"output_type is {kind!r}; expected one of {', '.join(OUTPUT_TYPES)}")

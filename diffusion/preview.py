@@ -41,25 +41,26 @@ def write_sheet(path: Path, frames: NDArray[np.uint8], rows: int = 8) -> None:
 
 
 def write_video(path: Path, frames: NDArray[np.uint8], fps: int = 8) -> Path:
-    """Write frames [T, H, W, 3] as an MP4, or as a GIF beside it where no MP4 writer is installed.
+    """Write frames [T, H, W, 3] as an MP4 by way of PyAV, or as a GIF beside it where PyAV is not installed.
 
     Returns:
         The path written: `path`, or `path` with the ending .gif.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        import imageio.v3 as imageio
+        import av
     except ImportError:
+        logger.info("PyAV is not installed; writing a GIF instead of an MP4")
         return _write_gif(path.with_suffix(".gif"), frames, fps)
-    temporary = temporary_path(path)
     # H.264 in its common form wants even sides.
     even = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
-    try:
-        imageio.imwrite(temporary, even, fps=fps, codec="libx264", macro_block_size=1, plugin="FFMPEG")
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        temporary.unlink(missing_ok=True)
-        logger.info("no MP4 writer (%s); writing a GIF", error)
-        return _write_gif(path.with_suffix(".gif"), frames, fps)
+    temporary = temporary_path(path)
+    with av.open(str(temporary), "w") as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.height, stream.width, stream.pix_fmt = even.shape[1], even.shape[2], "yuv420p"
+        for frame in even:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())
     os.replace(temporary, path)
     return path
 

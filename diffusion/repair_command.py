@@ -91,9 +91,7 @@ def _device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         text = str(error).splitlines()[0]
-        raise UserError(
-            f"the device {name!r} can't be used here: {text}; expected auto, cpu or cuda"
-        ) from error
+        raise UserError(f"the device {name!r} can't be used here: {text}; expected auto, cpu or cuda") from error
     return device
 
 
@@ -198,7 +196,5 @@ def _write(args: Repair, clip: Clip, rgb: Array, disparity: Array | None, consol
         write_sheet(args.out / "side_by_side.png", frames)
         video = write_video(args.out / "side_by_side.mp4", frames)
     except OSError as error:
-        raise UserError(
-            f"can't write to {args.out}: {error}; give another --out or make room there"
-        ) from error
+        raise UserError(f"can't write to {args.out}: {error}; give another --out or make room there") from error
     console.print(f"wrote {args.out} (frames, {video.name}, side_by_side.png: renderings left, repaired right)")

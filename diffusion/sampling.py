@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,8 @@ class Guidance:
     batched: bool = True
 
     def __post_init__(self) -> None:
+        if not math.isfinite(self.scale):
+            raise UserError(f"guidance_scale is {self.scale}; expected a finite number, 1 = no guidance")
         if not 0 <= self.rescale <= 1:
             raise UserError(f"guidance_rescale is {self.rescale}; expected a number in [0, 1]")
         low, high = self.interval

@@ -56,9 +56,7 @@ def tiny_pipeline(configuration: Configuration = LITE, seed: int = 0) -> RGBDVid
                 if not parameter.detach().any():
                     torch.nn.init.normal_(parameter, std=0.1)
             module.eval()
-    pipe = RGBDVideoRepairPipeline(
-        **modules, scheduler=make_scheduler(configuration), **configuration.settings
-    )
+    pipe = RGBDVideoRepairPipeline(**modules, scheduler=make_scheduler(configuration), **configuration.settings)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

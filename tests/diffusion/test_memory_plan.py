@@ -1,0 +1,168 @@
+"""The memory plan against what torch's profiler sees a real run allocate, at tiny sizes on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_networks import LITE, OFFICIAL, clip, repaired, tiny_pipeline
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from diffusion.blueprint import Blueprint, read_blueprint
+from diffusion.configurations import CONFIGURATIONS
+from diffusion.errors import UserError
+from diffusion.memory_plan import ALLOWANCE, MIB, Run, parse_bytes, plan_memory
+from diffusion.tracing import trace
+
+RUN = Run(frames=4, height=64, width=96, steps=2, guidance=False)
+
+
+def allocated(function: Callable[[], Any]) -> int:
+    """Peak of the bytes that the CPU allocator handed out and not yet got back, during a call."""
+    with torch.no_grad(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        function()
+    assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
+    current = peak = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            current += event.nbytes()
+            peak = max(peak, current)
+    return peak
+
+
+def test_tracing_a_small_network_gives_the_numbers_by_hand():
+    with torch.device("meta"):
+        network = nn.Sequential(nn.Linear(100, 200), nn.ReLU(), nn.Linear(200, 10))
+        x = torch.empty(1000, 100)
+    cost = trace(lambda: network(x))
+    assert cost.flops == 2 * 1000 * (100 * 200 + 200 * 10)
+    # The first layer's output and the activation's are alive together; the last output is smaller.
+    assert cost.peak_bytes == 2 * 1000 * 200 * 4
+
+
+def test_tracing_counts_attention_as_fused():
+    q, k = torch.empty(1, 2, 50, 8, device="meta"), torch.empty(1, 2, 70, 8, device="meta")
+    cost = trace(lambda: nn.functional.scaled_dot_product_attention(q, k, k))
+    assert cost.flops == 2 * (2 * 50 * 70 * 8) * 2
+    assert cost.peak_bytes == 2 * 50 * 8 * 4
+
+
+@pytest.mark.parametrize("configuration", [LITE, OFFICIAL], ids=lambda c: c.name)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_activations_of_each_phase(configuration, dtype):
+    plan = plan_memory(Blueprint.of(configuration), replace(RUN, dtype=dtype))
+    pipe = tiny_pipeline(configuration).to(dtype)
+    height, width = RUN.height // pipe.vae_factor, RUN.width // pipe.vae_factor
+    frames = torch.zeros(4, 4, RUN.height, RUN.width, dtype=dtype)
+    latents = torch.zeros(4, 4, height, width, dtype=dtype)
+    noisy = torch.zeros(1, pipe.unet.config["in_channels"], 4, height, width, dtype=dtype)
+    context = torch.zeros(1, 8, pipe.unet.config["cross_attention_dim"], dtype=dtype)
+    measured = {
+        "encode": allocated(lambda: pipe.vae.encode(frames)),
+        "denoise": allocated(lambda: pipe.unet(noisy, torch.tensor(5), context)),
+        "decode": allocated(lambda: pipe.vae.decode(latents)),
+    }
+    for phase, size in measured.items():
+        ratio = size / plan.activations[phase]
+        assert 0.9 < ratio <= ALLOWANCE, f"{phase}: measured {size}, planned {plan.activations[phase]}"
+
+
+@pytest.mark.parametrize("guidance", [False, True])
+def test_the_peak_of_a_whole_run(guidance):
+    run = replace(RUN, guidance=guidance)
+    plan = plan_memory(Blueprint.of(LITE), run)
+    pipe = tiny_pipeline()
+    arguments = clip(0, run.frames, run.height, run.width)
+    scale = 2.0 if guidance else 1.0
+    size = allocated(lambda: repaired(pipe, **arguments, guidance_scale=scale, vae_chunk=plan.vae_chunk))
+    planned = plan.peak - sum(plan.weights.values())
+    assert 0.5 * planned < size <= planned
+
+
+@pytest.mark.parametrize("configuration", [LITE, OFFICIAL], ids=lambda c: c.name)
+def test_weight_bytes_are_those_on_disk(configuration, tmp_path):
+    tiny_pipeline(configuration).to(torch.float16).save_pretrained(tmp_path)
+    blueprint = read_blueprint(tmp_path)
+    assert all(p.is_meta for m in blueprint.modules.values() for p in m.parameters())
+    plan = plan_memory(blueprint, replace(RUN, dtype=torch.float16))
+    for name, size in plan.weights.items():
+        (file,) = (tmp_path / name).glob("*.safetensors")
+        stored = sum(t.numel() * t.element_size() for t in load_file(file).values())
+        # The CLIP tower has a table of position indices that is not stored.
+        index = sum(b.numel() * b.element_size() for b in blueprint.modules[name].buffers())
+        assert size == stored + index
+
+
+def test_a_folder_and_its_configuration_give_the_same_plan(tmp_path):
+    tiny_pipeline(OFFICIAL).save_pretrained(tmp_path)
+    a, b = plan_memory(read_blueprint(tmp_path), RUN), plan_memory(Blueprint.of(OFFICIAL), RUN)
+    assert (a.weights, a.activations, a.peak) == (b.weights, b.activations, b.peak)
+
+
+@pytest.mark.parametrize("configuration", [LITE, OFFICIAL], ids=lambda c: c.name)
+def test_a_budget_is_kept_by_the_cheapest_means_first(configuration):
+    blueprint = Blueprint.of(configuration)
+    run = Run(frames=8, height=64, width=64)
+    plan = plan_memory(blueprint, run, budget=2**40)
+    assert (plan.vae_chunk, plan.batch_guidance, plan.offload, plan.fits) == (8, True, False, True)
+    costs = []
+    while plan.fits:
+        assert plan.peak <= (plan.budget or 0)
+        costs.append((plan.offload, not plan.batch_guidance, -plan.vae_chunk))
+        plan = plan_memory(blueprint, run, budget=plan.peak - 1)
+    assert costs == sorted(costs) and len(costs) > 1
+    assert "does NOT fit" in str(plan)
+    assert (plan.batch_guidance, plan.offload) == (False, True)
+
+
+def test_a_large_decoder_is_cut_into_chunks():
+    vae = {**LITE.vae, "block_out_channels": (64, 64, 64)}
+    settings = {**LITE.settings, "reference_size": (64, 96)}
+    blueprint, run = Blueprint.of(replace(LITE, vae=vae, settings=settings)), replace(RUN, frames=8)
+    free = plan_memory(blueprint, run, budget=2**40)
+    plan = plan_memory(blueprint, run, budget=free.peak - 1)
+    assert plan.fits and plan.vae_chunk < free.vae_chunk and plan.batch_guidance and not plan.offload
+
+
+def test_activations_follow_the_size():
+    blueprint = Blueprint.of(LITE)
+    small, large = plan_memory(blueprint, RUN), plan_memory(blueprint, replace(RUN, height=2 * RUN.height))
+    for phase in ("encode", "denoise", "decode"):
+        assert large.activations[phase] == pytest.approx(2 * small.activations[phase], rel=0.02)
+    padded = plan_memory(blueprint, replace(RUN, height=RUN.height - 3))
+    assert padded.activations == small.activations
+
+
+def test_full_size_plan_without_any_weights():
+    run = Run(16, 512, 960, torch.bfloat16)
+    plan = plan_memory(Blueprint.of(CONFIGURATIONS["official"]), run)
+    assert plan.weights["unet"] == 2 * 1_438_854_980
+    # 25 steps of both branches, about 42 TFLOP each.
+    assert 2.1e15 < plan.flops < 2.4e15
+    text = str(plan)
+    for word in ("16 frames of 960x512", "bfloat16", "25 steps", "guidance on", "unet", "decode", "peak"):
+        assert word in text
+
+
+def test_senseless_runs_are_refused():
+    with pytest.raises(UserError, match="below 1"):
+        plan_memory(Blueprint.of(LITE), replace(RUN, frames=0))
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("6GiB", 6 * 2**30), ("6 GB", 6 * 10**9), ("512MiB", 512 * MIB), ("1.5k", 1500), ("100", 100)],
+)
+def test_amounts_of_memory(text, wanted):
+    assert parse_bytes(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["", "much", "-3GiB", "0", "1.2.3GB", "6 XB"])
+def test_senseless_amounts_of_memory(text):
+    with pytest.raises(UserError, match="6GiB"):
+        parse_bytes(text)
