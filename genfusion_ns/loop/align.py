@@ -85,5 +85,5 @@ def _median_residual(ones: Tensor, target: Tensor, matrix: Tensor) -> float:
 
 def _shrink(image: Tensor) -> Tensor:
     """[H, W, C] -> a quarter of both sides, by averages."""
-    size = [max(1, side // 4) for side in image.shape[:2]]
+    size = max(1, image.shape[0] // 4), max(1, image.shape[1] // 4)
     return F.adaptive_avg_pool2d(image.permute(2, 0, 1)[None], size)[0].permute(1, 2, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -12,7 +13,7 @@ from genfusion_ns.errors import UserError
 from genfusion_ns.loop.repair import Repairer, create_repairer, repairer_names
 from genfusion_ns.schedule import generated_weight, is_round_due, scaled
 
-Trajectory = Literal["interpolate", "orbit"]
+Trajectory = Literal["interpolate", "orbit", "captured", "path"]
 
 
 @dataclass
@@ -56,14 +57,28 @@ class LoopConfig:
     depth_weight: float = 1.0
     """Weight of the disparity term, free of scale and shift, in the loss on generated views; GenFusion's 1.0."""
     trajectories: tuple[Trajectory, ...] = ("interpolate", "orbit")
-    """Camera paths of each round: between captured views, and around the scene (or before it, where all views come from
-    one side)."""
+    """Camera paths of each round: interpolate = between captured views; orbit = around the scene, or before it where
+    all views come from one side; captured = at the captured views themselves, at full frame (for masked photos); path =
+    the one in camera-path."""
+    camera_path: Path | None = None
+    """A camera path saved from Nerfstudio's viewer in a run of the same scene (same data and dataparser settings), for
+    the trajectory 'path'."""
     frames: int = 32
     """Poses on each path; more cover the scene more densely and take longer to repair."""
     clip_length: int = 16
     """Frames that are repaired together; what GenFusion's video model was trained for."""
     overlap: int = 0
-    """Frames that neighbouring clips of a path share at least; 0 makes the fewest clips."""
+    """Frames that neighbouring clips of a path share at least; 0 makes the fewest clips. Shared frames are repaired
+    twice, and believed where both repairs agree."""
+    clips_per_round: int = 0
+    """Clips repaired per round: those that show most of what no captured view shows; 0 = all. Half as many take half
+    the time."""
+    skip_covered: float = 0.97
+    """Frames of which captured views show at least this share are not kept, and clips of such frames not repaired;
+    above 1 nothing is skipped."""
+    clearance: float = 0.3
+    """No generated view stands closer to surfaces than this share of the captured views' usual distance; it is moved
+    back, or left out. 0 lets cameras pass through everything."""
     align: bool = True
     """Bring repaired frames to the render's disparities and colours where the render is reliable; without it the video
     model's own tint and scale are taught."""
@@ -122,9 +137,15 @@ class LoopConfig:
                 f"loop.overlap is {self.overlap}; expected 0 to {self.clip_length - 1}, below loop.clip-length."
             )
         least = {"frames": 1, "clip_length": 1, "max_side": 16, "pool": 1, "every": 0, "weight": 0.0, "neighbours": 1}
+        least |= {"clips_per_round": 0, "skip_covered": 0.0, "clearance": 0.0}
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise UserError(f"loop.{name.replace('_', '-')} is {getattr(self, name)}; expected at least {bound}.")
+        if "path" in self.trajectories and self.camera_path is None:
+            raise UserError(
+                "loop.trajectories names 'path', but loop.camera-path is not set; expected the JSON file of a camera "
+                "path saved from the viewer (or made by genfusion-camera-path)."
+            )
         if not 0 <= self.decay <= 1:
             raise UserError(f"loop.decay is {self.decay}; expected a factor from 0 to 1.")
         if self.repairer not in repairer_names():

@@ -1,18 +1,22 @@
-"""Which clips a round renders: a pure function of the captured cameras, the configuration, the seed and the round."""
+"""Which clips a round renders: a function of the captured cameras, the configuration, the seed and the round, and of
+what the splats show along the paths."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
+from genfusion_ns.camera_path import read_camera_path
 from genfusion_ns.cameras import Camera
 from genfusion_ns.geometry import focus_point
 from genfusion_ns.loop.config import LoopConfig, Trajectory
+from genfusion_ns.loop.select import Prober, most_needed, windows_of_need
 from genfusion_ns.loop.trajectories import (
+    at_poses_of,
     interpolate,
-    partition,
     ring,
     spiral,
     surrounds,
@@ -32,42 +36,82 @@ class Clip:
     """Its views."""
     poses: list[int]
     """Their numbers within the round; two frames of one number show the same view."""
+    wanted: list[bool]
+    """Which frames are to be kept; the others are well covered, and only there because clips are continuous."""
+    gain: float = 0.0
+    """Sum of what captured views do not show of the wanted frames, in frames."""
 
 
-def plan_round(cameras: Sequence[Camera], config: LoopConfig, seed: int, round: int) -> list[Clip]:
-    """The clips of one round, every path in `config.trajectories` cut into the fewest."""
+def plan_round(
+    cameras: Sequence[Camera], config: LoopConfig, seed: int, round: int, prober: Prober | None = None
+) -> list[Clip]:
+    """The clips of one round: every path in `config.trajectories`, less unsafe poses and well-covered stretches, cut
+    into the fewest; of those the `config.clips_per_round` that show most of what captured views do not.
+
+    Args:
+        cameras: the captured views at full frame, on the CPU.
+        prober: None takes every pose for safe and needed.
+    """
     template = path_template(cameras, config.max_side)
-    clips, planned = [], 0
+    clips: list[Clip] = []
+    planned = 0
     for kind in config.trajectories:
-        path = make_path(kind, cameras, config.frames, template, seed, round)
-        for window in partition(len(path), config.clip_length, config.overlap):
-            clips.append(Clip(kind, [path[i] for i in window], [planned + i for i in window]))
+        path = make_path(kind, cameras, config, template, seed, round)
+        needs = [1.0] * len(path)
+        if prober is not None:
+            safe = [found for camera in path if (found := prober.safe(camera)) is not None]
+            path, needs = [camera for camera, _ in safe], [probe.need for _, probe in safe]
+        least = 1.0 - config.skip_covered
+        for window in windows_of_need(needs, least, config.clip_length, config.overlap):
+            wanted = [needs[i] >= least for i in window]
+            gain = sum(needs[i] for i in set(window) if needs[i] >= least)
+            clips.append(Clip(kind, [path[i] for i in window], [planned + i for i in window], wanted, gain))
         planned += len(path)
-    return clips
+    return [clips[i] for i in most_needed([clip.gain for clip in clips], config.clips_per_round)]
 
 
 def path_template(cameras: Sequence[Camera], max_side: int) -> Camera:
     """The scene's usual field of view, its longer side at most `max_side` pixels."""
-    template = template_view(cameras)
-    scale = min(1.0, max_side / max(template.width, template.height))
-    return template.resized(round(template.width * scale), round(template.height * scale))
+    return _limited(template_view(cameras), max_side)
 
 
 def make_path(
-    kind: Trajectory, cameras: Sequence[Camera], n: int, template: Camera, seed: int, round: int
+    kind: Trajectory, cameras: Sequence[Camera], config: LoopConfig, template: Camera, seed: int, round: int
 ) -> list[Camera]:
-    """One path of n poses.
+    """One path of `config.frames` poses.
 
     `interpolate` runs through the captured views. `orbit` circles the scene where the views surround it and spirals
-    in front of it where they don't; it changes with the round, so that rounds look from new places.
+    in front of it where they don't; it changes with the round, so that rounds look from new places. `captured` stays
+    at the captured views, a different choice each round where they are more than the frames. `path` is
+    `config.camera_path`, evenly thinned, with the field of view that it was saved with.
     """
+    if kind == "path":
+        assert config.camera_path is not None  # LoopConfig.check
+        saved = [_limited(camera, config.max_side) for camera in read_camera_path(config.camera_path)]
+        return [saved[i] for i in evenly(len(saved), config.frames)]
+    if kind == "captured":
+        order = visiting_order(cameras)
+        shift = round * max(1, len(order) // (2 * config.frames)) if len(order) > config.frames else 0
+        chosen = [order[(i + shift) % len(order)] for i in evenly(len(order), config.frames)]
+        return at_poses_of([cameras[i] for i in chosen], template)
     around = surrounds(cameras)
     if kind == "interpolate":
         ordered = [cameras[i] for i in visiting_order(cameras)]
         focus = focus_point(cameras) if around else None
-        return interpolate(ordered, n, template, closed=around and len(ordered) > 2, focus=focus)
+        return interpolate(ordered, config.frames, template, closed=around and len(ordered) > 2, focus=focus)
     phase, radius, height, pitch = torch.rand(4, generator=generator(seed, "orbit", round)).tolist()
     radius = 0.9 + 0.3 * radius
     if not around:
-        return spiral(cameras, n, template, radius=radius, phase=phase)
-    return ring(cameras, n, template, radius=radius, height=0.3 * height - 0.15, pitch=8.0 * pitch - 4.0, phase=phase)
+        return spiral(cameras, config.frames, template, radius=radius, phase=phase)
+    changes = {"radius": radius, "height": 0.3 * height - 0.15, "pitch": 8.0 * pitch - 4.0, "phase": phase}
+    return ring(cameras, config.frames, template, **changes)
+
+
+def evenly(count: int, n: int) -> list[int]:
+    """n numbers from 0 to count - 1, evenly spaced and rounded down; all of them where there are no more than n."""
+    return list(range(count)) if count <= n else np.linspace(0, count - 1, n).astype(int).tolist()
+
+
+def _limited(camera: Camera, max_side: int) -> Camera:
+    scale = min(1.0, max_side / max(camera.width, camera.height))
+    return camera.resized(round(camera.width * scale), round(camera.height * scale))

@@ -19,6 +19,7 @@ from genfusion_ns.loop.plan import Clip, plan_round
 from genfusion_ns.loop.pool import GeneratedFrame, Provenance
 from genfusion_ns.loop.refine import RefinedFrame, merge, refine_clip
 from genfusion_ns.loop.repair import HoldsDevice, RepairedClip, Repairer, RGBDClip
+from genfusion_ns.loop.select import Prober
 from genfusion_ns.loop.state import LoopState, RoundReport
 from genfusion_ns.raster.api import Render
 from genfusion_ns.seeding import seed_of
@@ -46,10 +47,9 @@ def run_round(
     work = _Round(
         render, captured, SeenViews(render, captured, config.max_side), config, repairer, k, seed, state.round
     )
-    # paths are a handful of small matrices: the CPU is faster, and gives the same ones whatever trains
-    clips = plan_round([camera.to("cpu") for camera in captured.cameras], config, seed, state.round)
     try:
         with torch.no_grad():
+            clips = work.plan()
             frames = list(work.frames(clips, console))
     finally:
         if isinstance(repairer, HoldsDevice):
@@ -90,14 +90,23 @@ class _Round:
         self.device = self.captured.cameras[0].w2c.device
         self.changes: list[float] = []
 
+    def plan(self) -> list[Clip]:
+        """The clips of the round."""
+        prober = Prober(self.render, self.captured, self.config.clearance, self.config.neighbours)
+        # paths are a handful of small matrices: the CPU is faster, and gives the same ones whatever trains
+        cameras = [camera.to("cpu") for camera in self.captured.full or self.captured.cameras]
+        return plan_round(cameras, self.config, self.seed, self.number, prober)
+
     def frames(self, clips: Sequence[Clip], console: Console | None) -> Iterator[tuple[GeneratedFrame, RefinedFrame]]:
-        """Every pose of the round once, in the order of the clips that show it last."""
+        """Every wanted pose of the round once, in the order of the clips that show it last."""
         waiting: dict[int, list[RefinedFrame]] = {}
         origins: dict[int, Provenance] = {}
         with _progress(console) as progress:
             task = progress.add_task(f"round {self.number + 1}: render and {self.repairer.name}", total=len(clips))
             for index, clip in enumerate(clips):
                 for i, refined in enumerate(self._repair(clip, index)):
+                    if not clip.wanted[i]:
+                        continue
                     waiting.setdefault(clip.poses[i], []).append(refined)
                     origins.setdefault(clip.poses[i], self._provenance(clip, index, i))
                 coming = set(clips[index + 1].poses) if index + 1 < len(clips) else set()

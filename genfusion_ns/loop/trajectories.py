@@ -52,6 +52,11 @@ def visiting_order(cameras: Sequence[Camera]) -> list[int]:
     return order
 
 
+def at_poses_of(cameras: Sequence[Camera], template: Camera) -> list[Camera]:
+    """The captured poses, seen with the template's intrinsics."""
+    return [_posed(camera.c2w, template) for camera in cameras]
+
+
 def interpolate(
     cameras: Sequence[Camera], n: int, template: Camera, *, closed: bool = False, focus: Tensor | None = None
 ) -> list[Camera]:

@@ -1,14 +1,17 @@
 """One round, its plan, its state and what its frames teach, on a scene that needs no rasteriser."""
 
 import io
+import json
+import math
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
-from loop_scene import ball
+from loop_scene import aimed, ball
 from rich.console import Console
 
+from genfusion_ns.camera_path import to_nerfstudio_camera_path
 from genfusion_ns.errors import UserError
 from genfusion_ns.geometry import positions
 from genfusion_ns.loop.config import LoopConfig
@@ -20,7 +23,7 @@ from genfusion_ns.loop.state import LoopState
 from genfusion_ns.loop.supervision import generated_view_loss
 from genfusion_ns.losses import photometric, ssi_disparity
 
-SMALL = LoopConfig(frames=10, clip_length=4, pool=100)
+SMALL = LoopConfig(frames=10, clip_length=4, pool=100, skip_covered=2.0)
 PLAIN = replace(SMALL, align=False, paste=False, weigh=False)
 
 
@@ -62,16 +65,59 @@ def test_plan_follows_from_seed_and_round(around):
 
 
 def test_paths_suit_the_capture(around, facing):
-    template = path_template(around, 960)
-    ring = positions(make_path("orbit", around, 12, template, 0, 0))
+    config = replace(SMALL, frames=12)
+    path = lambda kind, cameras: make_path(kind, cameras, config, path_template(cameras, 960), 0, 0)  # noqa: E731
+    ring = positions(path("orbit", around))
     assert ring[:, 0].min() < -2
     assert ring[:, 0].max() > 2
-    before = positions(make_path("orbit", facing, 12, path_template(facing, 960), 0, 0))
+    before = positions(path("orbit", facing))
     assert before[:, 1].max() < 2
-    closed = make_path("interpolate", around, 12, template, 0, 0)
+    closed = path("interpolate", around)
     torch.testing.assert_close(closed[0].w2c, closed[-1].w2c, atol=1e-5, rtol=0)
-    open_end = make_path("interpolate", facing, 12, path_template(facing, 960), 0, 0)
+    open_end = path("interpolate", facing)
     assert not torch.allclose(open_end[0].w2c, open_end[-1].w2c, atol=1e-2)
+
+
+def test_captured_poses_at_full_frame(around):
+    windows = [camera.window(4, 3, 16, 12) for camera in around]
+    recorder = Recorder()
+    config = replace(SMALL, trajectories=("captured",), skip_covered=2.0)
+    views = CapturedViews(windows, lambda i: ball(windows[i]).color, full=around)
+    state = LoopState(GeneratedViews(SMALL.pool))
+    report = run_round(ball, views, state, config, recorder, 1, 0)
+    assert (report.clips, report.admitted) == (2, 7)
+    cameras = [camera for clip, _ in recorder.seen for camera in clip.cameras]
+    assert {(camera.width, camera.height) for camera in cameras} == {(32, 24)}
+    for captured in around:
+        assert min(float((camera.w2c - captured.w2c).abs().max()) for camera in cameras) < 1e-5
+    # what the photos' windows show is pasted
+    frame = state.pool.frames[0]
+    assert frame.confidence_map()[3:15, 4:20].min() == 1
+
+
+def test_many_captured_poses_take_turns(around):
+    many = [*around] * 4
+    config = replace(SMALL, frames=7)
+    template = path_template(many, 960)
+    first, second = (torch.cat([c.w2c for c in make_path("captured", many, config, template, 0, r)]) for r in (0, 1))
+    assert len(first) == 4 * 7
+    assert not torch.equal(first, second)
+
+
+def test_a_saved_path_is_thinned_as_officially(tmp_path, around):
+    saved = [aimed((3 * math.cos(a / 38), 3 * math.sin(a / 38), 1.0)) for a in range(240)]
+    file = tmp_path / "path.json"
+    file.write_text(json.dumps(to_nerfstudio_camera_path(saved)))
+    config = replace(SMALL, frames=48, trajectories=("path",), camera_path=file, max_side=16)
+    config.check()
+    path = make_path("path", around, config, path_template(around, 16), 0, 0)
+    found = [int((positions(saved) - camera.position).norm(dim=-1).argmin()) for camera in path]
+    assert found[:3] == [0, 5, 10]
+    assert found[-3:] == [228, 233, 239]
+    assert len(found) == 48
+    assert path[0].width == 16
+    assert float(path[0].K[1, 1] / path[0].height) == pytest.approx(float(saved[0].K[1, 1] / saved[0].height), rel=1e-5)
+    assert len(plan_round(around, config, 0, 0)) == 12
 
 
 def test_template_is_limited(around):
@@ -276,6 +322,10 @@ def test_loop_can_be_switched_off():
         ({"max_side": 4}, "loop.max-side is 4; expected at least 16"),
         ({"weight": -1.0}, "loop.weight is -1.0"),
         ({"ssim_weight": 1.5}, "loop.ssim-weight is 1.5"),
+        ({"decay": 1.5}, "loop.decay is 1.5; expected a factor"),
+        ({"clips_per_round": -1}, "loop.clips-per-round is -1"),
+        ({"trajectories": ("path",)}, "loop.camera-path is not set"),
+        ({"repairer": "magic"}, "loop.repairer is 'magic'; expected one of: classical, diffusion, identity"),
     ],
 )
 def test_settings_that_cannot_work_are_named(change, message):
