@@ -222,6 +222,39 @@ def rotate(quats: Tensor, vectors: Tensor) -> Tensor:
     return vectors + w * twist + torch.linalg.cross(axis, twist)
 
 
+def append_splats(params: Params, optimizers: Optimizers, state: State, new: dict[str, Tensor]) -> None:
+    """Add splats in place: their Adam moments and statistics start at zero.
+
+    Args:
+        new: raw parameters under the names of `params`, each [M, ...].
+
+    Raises:
+        ValueError: names or shapes do not fit.
+    """
+    shapes = {name: (values.shape[1:], len(new["means"])) for name, values in params.items()}
+    if {name: (values.shape[1:], len(values)) for name, values in new.items()} != shapes:
+        found = {name: list(values.shape) for name, values in new.items()}
+        raise ValueError(
+            f"expected splats like { ({name: list(v.shape) for name, v in params.items()}) }, got {found}."
+        )
+    for name, values in new.items():
+        old, optimizer = params[name], optimizers[name]
+        grown = Parameter(torch.cat([old.data, values.to(old.data)]))
+        moments = optimizer.state.pop(old, None)
+        optimizer.param_groups[0]["params"] = [grown]
+        if moments is not None:
+            optimizer.state[grown] = {
+                key: v if key == "step" else _with_zeros(v, len(values)) for key, v in moments.items()
+            }
+        params[name] = grown
+    for key, values in state.items():
+        state[key] = _with_zeros(values, len(new["means"]))
+
+
+def _with_zeros(values: Tensor, count: int) -> Tensor:
+    return torch.cat([values, values.new_zeros(count, *values.shape[1:])])
+
+
 def prune_splats(
     params: Params, optimizers: Optimizers, state: State, gone: Tensor, broken: Tensor, keep: int = 16
 ) -> int:

@@ -192,6 +192,39 @@ def test_unseen_splats_do_not_grow():
     assert EAGER.step(params, optimizers, state, 100, 1.0, 0).total == 20
 
 
+@pytest.mark.parametrize("plain_dict", [False, True])
+def test_appended_splats_start_without_history(plain_dict):
+    params, optimizers, state = setup(plain_dict=plain_dict)
+    see(state, {3: 0.5})
+    before = {name: p.detach().clone() for name, p in params.items()}
+    moments = {name: optimizers[name].state[params[name]]["exp_avg"].clone() for name in params}
+    new = init_gaussians(torch.ones(5, 3) + torch.rand(5, 3), torch.zeros(5, 3), 1)
+    densify.append_splats(params, optimizers, state, new)
+    assert_one(params, optimizers, state, 25)
+    for name, p in params.items():
+        assert torch.equal(p.data, torch.cat([before[name], new[name]]))
+        moment = optimizers[name].state[p]["exp_avg"]
+        assert torch.equal(moment[:20], moments[name])
+        assert moment[20:].abs().max() == 0
+        p.grad = torch.ones_like(p)
+        optimizers[name].step()
+        assert p.data[20:].ne(new[name]).all()
+    assert state["grad"][3] > 0
+    assert state["count"][20:].abs().max() == 0
+
+
+def test_appending_before_the_first_step_and_what_does_not_fit():
+    params = ParameterDict(
+        {name: Parameter(v) for name, v in init_gaussians(torch.rand(4, 3), torch.rand(4, 3), 1).items()}
+    )
+    optimizers = {name: torch.optim.Adam([p]) for name, p in params.items()}
+    densify.append_splats(params, optimizers, {}, init_gaussians(torch.rand(2, 3), torch.rand(2, 3), 1))
+    assert len(params["means"]) == 6
+    assert optimizers["means"].param_groups[0]["params"][0] is params["means"]
+    with pytest.raises(ValueError, match="expected splats like"):
+        densify.append_splats(params, optimizers, {}, init_gaussians(torch.rand(2, 3), torch.rand(2, 3), 2))
+
+
 # -- pruning ---------------------------------------------------------------------------------------------------------
 
 

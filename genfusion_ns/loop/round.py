@@ -15,6 +15,7 @@ from genfusion_ns.cameras import Camera
 from genfusion_ns.geometry import nearest_view
 from genfusion_ns.loop.captured import CapturedViews, SeenViews
 from genfusion_ns.loop.config import LoopConfig
+from genfusion_ns.loop.expand import Growth, Points, expand, missing_points
 from genfusion_ns.loop.plan import Clip, plan_round
 from genfusion_ns.loop.pool import GeneratedFrame, Provenance
 from genfusion_ns.loop.refine import RefinedFrame, merge, refine_clip
@@ -24,7 +25,7 @@ from genfusion_ns.loop.state import LoopState, RoundReport
 from genfusion_ns.raster.api import Render
 from genfusion_ns.seeding import seed_of
 
-__all__ = ["CapturedViews", "run_round"]
+__all__ = ["CapturedViews", "Growth", "run_round"]
 
 
 def run_round(
@@ -36,12 +37,14 @@ def run_round(
     k: int,
     seed: int,
     console: Console | None = None,
+    growth: Growth | None = None,
 ) -> RoundReport:
     """Run one round after step k and note it in `state`.
 
     Args:
         render: draws the splats over black; it is called without gradients.
         console: where the progress bar goes; None shows none.
+        growth: who takes new splats; None expands nothing.
     """
     began = time.monotonic()
     work = _Round(
@@ -51,10 +54,13 @@ def run_round(
         with torch.no_grad():
             clips = work.plan()
             frames = list(work.frames(clips, console))
+            added = 0
+            if growth is not None:
+                added = expand(work.points, work.seen.unit, config.expand, growth, seed_of(seed, "expand", state.round))
     finally:
         if isinstance(repairer, HoldsDevice):
             repairer.release()
-    admission = state.pool.admit((frame for frame, _ in frames), work.seen.unit, config.decay)
+    admission = state.pool.admit(frames, work.seen.unit, config.decay)
     report = RoundReport(
         round=state.round,
         step=k,
@@ -62,12 +68,13 @@ def run_round(
         admitted=admission.entered,
         evicted=admission.evicted,
         pool=len(state.pool),
-        coverage=_mean([float(refined.alpha.mean()) for _, refined in frames]),
+        coverage=_mean(work.coverages),
         change=_mean(work.changes),
         seconds=time.monotonic() - began,
-        agreement=_mean([refined.agreement for _, refined in frames]),
+        agreement=_mean([frame.agreement for frame in frames]),
         refused=admission.refused,
         replaced=admission.replaced,
+        added=added,
     )
     state.reports.append(report)
     return report
@@ -89,6 +96,8 @@ class _Round:
     def __post_init__(self) -> None:
         self.device = self.captured.cameras[0].w2c.device
         self.changes: list[float] = []
+        self.coverages: list[float] = []
+        self.points: list[Points] = []
 
     def plan(self) -> list[Clip]:
         """The clips of the round."""
@@ -97,7 +106,7 @@ class _Round:
         cameras = [camera.to("cpu") for camera in self.captured.full or self.captured.cameras]
         return plan_round(cameras, self.config, self.seed, self.number, prober)
 
-    def frames(self, clips: Sequence[Clip], console: Console | None) -> Iterator[tuple[GeneratedFrame, RefinedFrame]]:
+    def frames(self, clips: Sequence[Clip], console: Console | None) -> Iterator[GeneratedFrame]:
         """Every wanted pose of the round once, in the order of the clips that show it last."""
         waiting: dict[int, list[RefinedFrame]] = {}
         origins: dict[int, Provenance] = {}
@@ -112,7 +121,8 @@ class _Round:
                 coming = set(clips[index + 1].poses) if index + 1 < len(clips) else set()
                 for pose in [pose for pose in waiting if pose not in coming]:
                     refined = merge(waiting.pop(pose))
-                    yield encode(refined, origins[pose]), refined
+                    self._note(refined)
+                    yield encode(refined, origins[pose])
                 progress.advance(task)
 
     def _repair(self, clip: Clip, index: int) -> list[RefinedFrame]:
@@ -122,6 +132,13 @@ class _Round:
         check_repaired(rendered, repaired, self.repairer.name)
         self.changes.append(float((repaired.rgb - rendered.rgb).abs().mean()))
         return refine_clip(rendered, repaired, self.seen, self.config)
+
+    def _note(self, refined: RefinedFrame) -> None:
+        """Keep of a frame what the report and the expansion need."""
+        self.coverages.append(float(refined.alpha.mean()))
+        if self.config.expand:
+            views = self.seen.near(refined.camera, self.config.neighbours)
+            self.points.append(missing_points(refined, views, self.seen.unit))
 
     def _provenance(self, clip: Clip, index: int, frame: int) -> Provenance:
         made_by = self.repairer.name, self.repairer.fingerprint, clip.trajectory

@@ -36,6 +36,8 @@ class RoundReport:
     """Frames that did not enter, since an older one of the same view agreed better with the captured views."""
     replaced: int = 0
     """Older frames that left for a new one of the same view."""
+    added: int = 0
+    """Splats that were added where the repaired frames show surfaces that were missing."""
 
 
 @dataclass
