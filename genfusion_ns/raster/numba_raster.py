@@ -289,7 +289,7 @@ class NumbaRasterizer:
             0 if sh_degree is None else (sh_degree + 1) ** 2,
             self.threads or torch.get_num_threads(),
         )
-        features = colors.reshape(len(means), -1)
+        features = colors.flatten(1)
         if background is None:
             background = means.new_zeros(3 if sh_degree is not None else colors.shape[1])
         densify_signal = torch.zeros(len(means), 2, dtype=means.dtype, requires_grad=True)

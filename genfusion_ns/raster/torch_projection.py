@@ -67,9 +67,9 @@ def bounding_boxes(pixel_from_disc: Tensor) -> tuple[Tensor, Tensor]:
     """
     x, y, w = pixel_from_disc.unbind(1)
     sign = x.new_tensor([1.0, 1.0, -1.0])
-    inverse = sign / (sign * w * w).sum(-1, keepdim=True)
-    centre = torch.stack([(inverse * x * w).sum(-1), (inverse * y * w).sum(-1)], -1)
-    squares = torch.stack([(inverse * x * x).sum(-1), (inverse * y * y).sum(-1)], -1)
+    norm = (sign * w * w).sum(-1, keepdim=True)
+    centre = torch.stack([(sign * x * w).sum(-1), (sign * y * w).sum(-1)], -1) / norm
+    squares = torch.stack([(sign * x * x).sum(-1), (sign * y * y).sum(-1)], -1) / norm
     return centre, centre * centre - squares
 
 

@@ -34,11 +34,15 @@ def _pixel_alphas(pixels: Tensor, centre: Tensor, pixel_from_disc: Tensor, opaci
     dx, dy = pixels[:, 0, None] - origin[:, 0], pixels[:, 1, None] - origin[:, 1]
     hit_u, hit_v, hit_w = (dx * per_x[:, i] + dy * per_y[:, i] + constant[:, i] for i in range(3))
     hits = hit_w.abs() > GRAZING
-    hit_w = torch.where(hits, hit_w, torch.ones_like(hit_w))
-    on_disc = (hit_u / hit_w).square() + (hit_v / hit_w).square()
     ex, ey = pixels[:, 0, None] - centre[:, 0], pixels[:, 1, None] - centre[:, 1]
     on_screen = LOW_PASS * (ex.square() + ey.square())
-    alpha = (opacity * torch.exp(-0.5 * torch.minimum(on_disc, on_screen))).clamp_max(ALPHA_MAX)
+    with torch.no_grad():
+        disc_decides = hits & (hit_u.square() + hit_v.square() <= on_screen * hit_w.square())
+    # Where the low-pass decides, the division must not take part: its gradient would be 0 times infinity.
+    hit_w = torch.where(disc_decides, hit_w, torch.ones_like(hit_w))
+    on_disc = (hit_u / hit_w).square() + (hit_v / hit_w).square()
+    rho = torch.where(disc_decides, on_disc, on_screen)
+    alpha = (opacity * torch.exp(-0.5 * rho)).clamp_max(ALPHA_MAX)
     return torch.where(hits & (alpha >= ALPHA_MIN), alpha, torch.zeros_like(alpha))
 
 
@@ -77,7 +81,9 @@ def _composite(
     ticks = torch.arange(TILE, dtype=features.dtype, device=features.device) + 0.5
     grid = torch.stack(torch.meshgrid(ticks, ticks, indexing="xy"), -1).reshape(-1, 2)
     recompute = torch.is_grad_enabled() and len(splats) * TILE * TILE > _RECOMPUTE_ABOVE
-    empty = features.new_zeros(TILE * TILE, features.shape[1] + 3)
+    # Empty sums tie an image without splats to the parameters, so that its backward pass works, too.
+    nothing = sum(t[:0].sum() for t in (features, opacity, discs.centre, pixel_from_disc))
+    empty = nothing + features.new_zeros(TILE * TILE, features.shape[1] + 3)
     tiles = []
     for tile in range(across * down):
         run = splats[offsets[tile] : offsets[tile + 1]]

@@ -51,9 +51,7 @@ class Scene:
         return replace(self, **{n: getattr(self, n)[index] for n in names})
 
     def render(self, rasterizer: Rasterizer, **options) -> Render:
-        return rasterizer(
-            *self.leaves(), self.camera, sh_degree=self.sh_degree, background=self.background, **options
-        )
+        return rasterizer(*self.leaves(), self.camera, sh_degree=self.sh_degree, background=self.background, **options)
 
 
 def pinhole(width: int, height: int, focal: float, dtype: torch.dtype = torch.float64) -> Camera:

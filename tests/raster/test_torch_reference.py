@@ -100,9 +100,7 @@ def test_principal_point_shifts_the_image():
     centred = facing_scene([2.0, 3.0], [0.3, 0.3], [[1.0], [0.5]], scale=0.2).render(RENDER)
     shifted = facing_scene([2.0, 3.0], [0.3, 0.3], [[1.0], [0.5]], scale=0.2, cx=12.5).render(RENDER)
     for name in MAPS:
-        torch.testing.assert_close(
-            getattr(shifted, name)[:, 4:], getattr(centred, name)[:, :-4], atol=1e-12, rtol=0
-        )
+        torch.testing.assert_close(getattr(shifted, name)[:, 4:], getattr(centred, name)[:, :-4], atol=1e-12, rtol=0)
 
 
 def test_tilted_splat_is_foreshortened():
