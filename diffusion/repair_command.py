@@ -133,7 +133,8 @@ def _pipeline(args: Repair, folder: str, plan: MemoryPlan, device: torch.device)
     else:
         pipe = RGBDVideoRepairPipeline.from_pretrained(folder, torch_dtype=plan.run.dtype)
     if args.sampler == "ddim":
-        pipe.scheduler = RescaledDDIMScheduler.from_config(pipe.scheduler.config)
+        ddim: Any = RescaledDDIMScheduler.from_config(pipe.scheduler.config)
+        pipe.scheduler = ddim
     elif args.sampler == "few-step":
         pipe.scheduler = make_few_step_scheduler(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
@@ -178,9 +179,9 @@ def _repair_windows(
                 output_type="np",
                 callback_on_step_end=advance,
             )
-            rgb.append(np.asarray(output.rgb)[first_new - start :])
+            rgb.append(np.asarray(output.rgb, np.float32)[first_new - start :])
             if output.disparity is not None:
-                disparity.append(np.asarray(output.disparity)[first_new - start :])
+                disparity.append(np.asarray(output.disparity, np.float32)[first_new - start :])
     return np.concatenate(rgb), np.concatenate(disparity) if disparity else None
 
 
