@@ -6,29 +6,25 @@ checkpoint holds all of it (gsplat's form). k is the number of finished steps.
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
-from gsplat.strategy.ops import duplicate, remove, reset_opa
+from gsplat.strategy.ops import duplicate
 from torch import Tensor
-from torch.nn import Parameter, ParameterDict
-from torch.optim import Optimizer
 
-from genfusion_ns.gaussians import THICKNESS
 from genfusion_ns.schedule import is_densify_due, is_opacity_reset_due, scaled
 from genfusion_ns.seeding import generator
-
-log = logging.getLogger(__name__)
-
-Params = dict[str, Parameter] | ParameterDict
-"""Raw parameters by Splatfacto's names (`gaussians.PARAMETER_NAMES`)."""
-Optimizers = dict[str, Optimizer]
-"""One optimiser with one parameter group for each parameter name."""
-State = dict[str, Tensor]
-"""Per-splat tensors [N, ...] only; they are edited along with the splats."""
+from genfusion_ns.splat_edits import (
+    Optimizers,
+    Params,
+    State,
+    finite_rows,
+    prune_splats,
+    pull_down_opacities,
+    split_in_plane,
+)
 
 
 @dataclass(frozen=True)
@@ -60,9 +56,17 @@ class Densifier(Protocol):
         ...
 
     def observe(
-        self, state: State, signal_grad: Tensor, radii: Tensor, width: int, height: int, weight: float = 1.0
+        self,
+        state: State,
+        signal_grad: Tensor,
+        radii: Tensor,
+        width: int,
+        height: int,
+        weight: float = 1.0,
+        generated: bool = False,
     ) -> None:
-        """Take in one rendered view after backward; `weight` < 1 makes it count less (generated views)."""
+        """Take in one rendered view after backward; `weight` < 1 makes it count less, `generated` tells that it is no
+        captured one."""
         ...
 
     def step(
@@ -119,7 +123,14 @@ class GradientDensifier:
 
     @torch.no_grad()
     def observe(
-        self, state: State, signal_grad: Tensor, radii: Tensor, width: int, height: int, weight: float = 1.0
+        self,
+        state: State,
+        signal_grad: Tensor,
+        radii: Tensor,
+        width: int,
+        height: int,
+        weight: float = 1.0,
+        generated: bool = False,
     ) -> None:
         """Add one view's gradients to the statistics of the splats that it shows.
 
@@ -127,8 +138,9 @@ class GradientDensifier:
             signal_grad: [N, 2] `Render.densify_signal.grad`, in pixels; rows that are not finite count as unseen.
             radii: [N] screen radius in pixels, 0 = not visible.
             weight: >= 0, how much this view counts.
+            generated: whether it is no captured view; makes no difference here.
         """
-        norm = (signal_grad * signal_grad.new_tensor([0.5 * width, 0.5 * height])).norm(dim=-1)
+        norm = screen_norm(signal_grad, width, height)
         seen = ((radii > 0) & norm.isfinite()).to(norm.dtype) * weight
         state["grad"] += seen * norm.nan_to_num(0.0, 0.0, 0.0)
         state["count"] += seen
@@ -147,14 +159,15 @@ class GradientDensifier:
         """
         cloned = split = pruned = 0
         if self._is_event(k):
-            cloned, split = self._grow(params, optimizers, state, k, extent, seed)
+            grow = self._strongest(state, self._wants_growth(state, k))
+            # before growing: what is forgotten of a splat is forgotten of its children
+            self._forget(state, grow)
+            cloned, split = self._grow(params, optimizers, state, grow, extent, generator(seed, "split", k))
             pruned = self._prune(params, optimizers, state, k, extent)
-            for values in state.values():
-                values.zero_()
         # a reset that no event follows would only leave faint splats behind
         reset = is_opacity_reset_due(k, self.reset_every, self.stop - self.pause_after_reset)
         if reset:
-            reset_opa(params, optimizers, state, self.reset_opacity)
+            pull_down_opacities(params, optimizers, self._resettable(state), self.reset_opacity)
         return DensifyReport(cloned, split, pruned, reset, len(params["means"]))
 
     def _is_event(self, k: int) -> bool:
@@ -162,15 +175,43 @@ class GradientDensifier:
             return False
         return self.reset_every < 1 or k < self.reset_every or k % self.reset_every >= self.pause_after_reset
 
+    def _wants_growth(self, state: State, k: int) -> Tensor:
+        """[N] bool: the splats that the loss pulls hard enough."""
+        del k
+        return mean_gradient(state) > self.grow_grad2d
+
+    def _strongest(self, state: State, grow: Tensor) -> Tensor:
+        """[N] bool: of the splats in `grow` as many as `max_gaussians` leaves room for."""
+        room = max(0, self.max_gaussians - len(grow))
+        if int(grow.sum()) <= room:
+            return grow
+        strongest = torch.where(grow, mean_gradient(state), -1.0).topk(room).indices
+        return torch.zeros_like(grow).index_fill_(0, strongest, True)
+
+    def _forget(self, state: State, grow: Tensor) -> None:
+        """Begin new statistics after an event: for all splats."""
+        del grow
+        for values in state.values():
+            values.zero_()
+
+    def _resettable(self, state: State) -> Tensor:
+        """[N] bool: the splats whose opacity a reset pulls down: all."""
+        return torch.ones_like(state["count"], dtype=torch.bool)
+
+    def _faint(self, state: State, opacity: Tensor) -> Tensor:
+        """[N] bool: the splats that are too faint to keep."""
+        del state
+        return opacity < self.prune_opacity
+
     def _grow(
-        self, params: Params, optimizers: Optimizers, state: State, k: int, extent: float, seed: int
+        self,
+        params: Params,
+        optimizers: Optimizers,
+        state: State,
+        grow: Tensor,
+        extent: float,
+        random: torch.Generator,
     ) -> tuple[int, int]:
-        mean_grad = state["grad"] / state["count"].clamp_min(1e-12)
-        grow = mean_grad > self.grow_grad2d
-        room = max(0, self.max_gaussians - len(mean_grad))
-        if int(grow.sum()) > room:
-            strongest = torch.where(grow, mean_grad, -1.0).topk(room).indices
-            grow = torch.zeros_like(grow).index_fill_(0, strongest, True)
         size = params["scales"][:, :2].exp().amax(dim=-1)
         small = size <= self.grow_scale3d * extent
         clones, splits = grow & small, grow & ~small
@@ -179,120 +220,23 @@ class GradientDensifier:
             duplicate(params, optimizers, state, clones)
         if n_splits:
             splits = torch.cat([splits, splits.new_zeros(n_clones)])
-            split_in_plane(params, optimizers, state, splits, self.split_shrink, generator(seed, "split", k))
+            split_in_plane(params, optimizers, state, splits, self.split_shrink, random)
         return n_clones, n_splits
 
     def _prune(self, params: Params, optimizers: Optimizers, state: State, k: int, extent: float) -> int:
         broken = ~finite_rows(params)
         opacity = torch.sigmoid(params["opacities"][:, 0])
-        gone = broken | (opacity < self.prune_opacity)
+        gone = broken | self._faint(state, opacity)
         if 0 < self.reset_every < k:
             gone |= params["scales"][:, :2].exp().amax(dim=-1) > self.prune_scale3d * extent
         return prune_splats(params, optimizers, state, gone, broken)
 
 
-def finite_rows(params: Params) -> Tensor:
-    """[N] bool: every parameter of the splat is finite."""
-    return torch.stack([values.flatten(1).isfinite().all(dim=1) for values in params.values()]).all(dim=0)
+def screen_norm(signal_grad: Tensor, width: int, height: int) -> Tensor:
+    """[N] lengths of screen gradients [N, 2] in pixels, in units of half the image (3DGS's normalised coordinates)."""
+    return (signal_grad * signal_grad.new_tensor([0.5 * width, 0.5 * height])).norm(dim=-1)
 
 
-def split_in_plane(
-    params: Params, optimizers: Optimizers, state: State, mask: Tensor, shrink: float, random: torch.Generator
-) -> None:
-    """Replace each splat in `mask` [N] by two, drawn from its own Gaussian in its plane and smaller by `shrink`.
-
-    One takes the parent's row, the other is appended; both start with zero Adam moments. The thin axis is left alone.
-    """
-    n, chosen = len(mask), torch.where(mask)[0]
-    duplicate(params, optimizers, state, mask)
-    rows = torch.cat([chosen, torch.arange(n, len(params["means"]), device=mask.device)])
-    means, scales = params["means"].data, params["scales"].data
-    noise = torch.randn(len(rows), 2, generator=random).to(means)
-    local = torch.cat([noise * scales[rows, :2].exp(), torch.zeros_like(noise[:, :1])], dim=-1)
-    means[rows] += rotate(params["quats"].data[rows], local)
-    scales[rows, :2] -= math.log(shrink)
-    _forget_moments(optimizers, chosen)
-
-
-def rotate(quats: Tensor, vectors: Tensor) -> Tensor:
-    """Vectors [N, 3] turned by quaternions [N, 4] (wxyz, any non-zero norm)."""
-    quats = torch.nn.functional.normalize(quats, dim=-1)
-    w, axis = quats[:, :1], quats[:, 1:]
-    twist = 2.0 * torch.linalg.cross(axis, vectors)
-    return vectors + w * twist + torch.linalg.cross(axis, twist)
-
-
-def append_splats(params: Params, optimizers: Optimizers, state: State, new: dict[str, Tensor]) -> None:
-    """Add splats in place: their Adam moments and statistics start at zero.
-
-    Args:
-        new: raw parameters under the names of `params`, each [M, ...].
-
-    Raises:
-        ValueError: names or shapes do not fit.
-    """
-    shapes = {name: (values.shape[1:], len(new["means"])) for name, values in params.items()}
-    if {name: (values.shape[1:], len(values)) for name, values in new.items()} != shapes:
-        found = {name: list(values.shape) for name, values in new.items()}
-        raise ValueError(
-            f"expected splats like { ({name: list(v.shape) for name, v in params.items()}) }, got {found}."
-        )
-    for name, values in new.items():
-        old, optimizer = params[name], optimizers[name]
-        grown = Parameter(torch.cat([old.data, values.to(old.data)]))
-        moments = optimizer.state.pop(old, None)
-        optimizer.param_groups[0]["params"] = [grown]
-        if moments is not None:
-            optimizer.state[grown] = {
-                key: v if key == "step" else _with_zeros(v, len(values)) for key, v in moments.items()
-            }
-        params[name] = grown
-    for key, values in state.items():
-        state[key] = _with_zeros(values, len(new["means"]))
-
-
-def _with_zeros(values: Tensor, count: int) -> Tensor:
-    return torch.cat([values, values.new_zeros(count, *values.shape[1:])])
-
-
-def prune_splats(
-    params: Params, optimizers: Optimizers, state: State, gone: Tensor, broken: Tensor, keep: int = 16
-) -> int:
-    """Remove the splats in `gone` [N], but never all of them: the `keep` most opaque stay, with a warning.
-
-    Splats in `broken` [N] hold values that are not finite. They go even then; if nothing else is left, the first is
-    mended into a small grey one, since an empty scene can no longer learn.
-
-    Returns:
-        how many were removed.
-    """
-    if bool(gone.all()):
-        log.warning("all %d splats were to be pruned; keeping the most opaque ones", len(gone))
-        if bool(broken.all()):
-            _mend_first(params, optimizers)
-            broken = broken.clone()
-            broken[0] = False
-        opacity = torch.where(broken, -math.inf, params["opacities"][:, 0])
-        best = opacity.topk(min(keep, int((~broken).sum()))).indices
-        gone = gone.index_fill(0, best, False)
-    count = int(gone.sum())
-    if count:
-        remove(params, optimizers, state, gone)
-    return count
-
-
-def _mend_first(params: Params, optimizers: Optimizers) -> None:
-    fill = {"scales": math.log(0.01)}
-    for name, values in params.items():
-        values.data[0] = fill.get(name, 0.0)
-    params["scales"].data[0, 2] = math.log(THICKNESS)
-    params["quats"].data[0, 0] = 1.0
-    _forget_moments(optimizers, torch.zeros(1, dtype=torch.long, device=params["means"].device))
-
-
-def _forget_moments(optimizers: Optimizers, rows: Tensor) -> None:
-    for optimizer in optimizers.values():
-        for moments in optimizer.state.values():
-            for name, values in moments.items():
-                if name != "step":
-                    values[rows] = 0
+def mean_gradient(state: State) -> Tensor:
+    """[N] mean length of the screen gradient over the views counted; 0 where none was."""
+    return state["grad"] / state["count"].clamp_min(1e-12)

@@ -1,0 +1,92 @@
+"""The densifier for few views: it waits until a splat has been seen often enough, and spares what only generated views
+see (GenFusion, sparsity-aware densification)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from genfusion_ns.densify import GradientDensifier, screen_norm
+from genfusion_ns.schedule import min_visible_count, scaled
+from genfusion_ns.splat_edits import State
+
+STATISTICS = ("grad", "count", "max_radius")
+
+
+@dataclass
+class SparsityAwareDensifier(GradientDensifier):
+    """Grows splats whose gradient is large AND that were seen often; keeps the statistics of the others.
+
+    With few views a splat in the shared part of two photos is seen twice as often as one at the rim; resetting all
+    statistics at each event would never let the latter reach a reliable mean.
+    """
+
+    visible_base: int = 50
+    """Views that must have shown a splat before it grows, at step 0; GenFusion's 50. More wait for surer gradients."""
+    visible_every: int = 100
+    """Steps after which one view more is asked for; GenFusion's 100."""
+    visible_cap: int = 100
+    """Most views asked for; GenFusion's 100."""
+    forget_after: int = 500
+    """Statistics of a splat that did not grow start anew after so many views, so that they stay recent; GenFusion's
+    500."""
+    prune_generated: float = 0.005
+    """Splats that no captured view shows are removed below this opacity only: generated views count half at most, and
+    would lose them before they have grown. Ours."""
+
+    def scaled_to(self, max_iterations: int, reference: int = 30_000, tail: float = 0.2) -> SparsityAwareDensifier:
+        """As `GradientDensifier.scaled_to`; counts of views are stretched like steps, since each step shows as many."""
+        full = cast(SparsityAwareDensifier, super().scaled_to(max_iterations, reference, tail))
+        base, cap, forget = (
+            scaled(n, max_iterations, reference) for n in (self.visible_base, self.visible_cap, self.forget_after)
+        )
+        return replace(full, visible_base=base, visible_cap=cap, forget_after=forget)
+
+    def min_visible(self, k: int) -> int:
+        """T(k): how many views must have shown a splat before it may grow."""
+        return min_visible_count(k, self.visible_base, self.visible_every, self.visible_cap)
+
+    def initialize_state(self, n: int, device: torch.device | str = "cpu") -> State:
+        """Besides the sums: `captured` and `generated`, how many views of each kind a splat ever took part in."""
+        counts = {name: torch.zeros(n, device=device) for name in ("captured", "generated")}
+        return {**super().initialize_state(n, device), **counts}
+
+    @torch.no_grad()
+    def observe(
+        self,
+        state: State,
+        signal_grad: Tensor,
+        radii: Tensor,
+        width: int,
+        height: int,
+        weight: float = 1.0,
+        generated: bool = False,
+    ) -> None:
+        """As `GradientDensifier.observe`; a view counts as captured or generated for the splats that it has a gradient
+        for, since one that stands behind others lies within the frame but is not seen."""
+        super().observe(state, signal_grad, radii, width, height, weight, generated)
+        norm = screen_norm(signal_grad, width, height)
+        state["generated" if generated else "captured"] += (radii > 0) & norm.isfinite() & (norm > 0)
+
+    def _wants_growth(self, state: State, k: int) -> Tensor:
+        return super()._wants_growth(state, k) & (state["count"] >= self.min_visible(k))
+
+    def _forget(self, state: State, grow: Tensor) -> None:
+        done = grow | (state["count"] > self.forget_after)
+        for name in STATISTICS:
+            state[name].masked_fill_(done, 0.0)
+
+    def _resettable(self, state: State) -> Tensor:
+        return ~only_generated(state)
+
+    def _faint(self, state: State, opacity: Tensor) -> Tensor:
+        least = torch.where(only_generated(state), self.prune_generated, self.prune_opacity)
+        return opacity < least
+
+
+def only_generated(state: State) -> Tensor:
+    """[N] bool: splats that took part in generated views, and never in a captured one."""
+    return (state["captured"] == 0) & (state["generated"] > 0)
