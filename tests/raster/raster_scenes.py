@@ -97,7 +97,7 @@ def random_weights(render: Render, seed: int = 0) -> list[Tensor]:
     """A random cotangent per map."""
     g = torch.Generator().manual_seed(seed)
     maps = [getattr(render, name) for name in MAPS]
-    return [torch.randn(m.shape, generator=g, dtype=torch.float64).to(m.dtype) for m in maps]
+    return [torch.randn(m.shape, generator=g, dtype=torch.float64).to(m) for m in maps]
 
 
 def gradients(scene: Scene, rasterizer: Rasterizer) -> tuple[Render, list[Tensor]]:
@@ -107,9 +107,9 @@ def gradients(scene: Scene, rasterizer: Rasterizer) -> tuple[Render, list[Tensor
     if scene.background is not None:
         scene.background = scene.background.detach().clone().requires_grad_(True)
     render = scene.render(rasterizer)
-    maps = [getattr(render, name) for name in MAPS]
+    torch.autograd.backward([getattr(render, name) for name in MAPS], random_weights(render))
     leaves = [*scene.leaves(), *([] if scene.background is None else [scene.background]), render.densify_signal]
-    return render, list(torch.autograd.grad(maps, leaves, random_weights(render)))
+    return render, [leaf.grad for leaf in leaves]
 
 
 def relative(actual: Tensor, expected: Tensor) -> float:
