@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from typing import Any
 
 import torch
 from gsplat.strategy.ops import duplicate, remove
@@ -78,17 +79,51 @@ def append_splats(params: Params, optimizers: Optimizers, state: State, new: dic
             f"expected splats like { ({name: list(v.shape) for name, v in params.items()}) }, got {found}."
         )
     for name, values in new.items():
-        old, optimizer = params[name], optimizers[name]
-        grown = Parameter(torch.cat([old.data, values.to(old.data)]))
-        moments = optimizer.state.pop(old, None)
-        optimizer.param_groups[0]["params"] = [grown]
+        old = params[name].data
+        grown = Parameter(torch.cat([old, values.to(old)]))
+        moments = _swap(params, optimizers, name, grown)
         if moments is not None:
-            optimizer.state[grown] = {
+            optimizers[name].state[grown] = {
                 key: v if key == "step" else _with_zeros(v, len(values)) for key, v in moments.items()
             }
-        params[name] = grown
     for key, values in state.items():
         state[key] = _with_zeros(values, len(new["means"]))
+
+
+def copy_splats(params: Params, optimizers: Optimizers, state: State) -> dict[str, Any]:
+    """Everything about the splats that training changes, on the CPU: `params`, `moments` by parameter, `state`."""
+    moments = {name: optimizers[name].state.get(p, {}) for name, p in params.items()}
+    return {
+        "params": {name: p.detach().to("cpu", copy=True) for name, p in params.items()},
+        "moments": {
+            name: {key: v.detach().to("cpu", copy=True) for key, v in values.items()}
+            for name, values in moments.items()
+        },
+        "state": {key: v.to("cpu", copy=True) for key, v in state.items()},
+    }
+
+
+def restore_splats(params: Params, optimizers: Optimizers, state: State, copy: dict[str, Any]) -> None:
+    """Bring splats, Adam's moments and statistics back to what `copy_splats` gave, in place."""
+    for name in list(params.keys()):
+        device = params[name].device
+        restored = Parameter(copy["params"][name].to(device, copy=True))
+        _swap(params, optimizers, name, restored)
+        if copy["moments"][name]:
+            # Adam keeps its step count on the CPU
+            optimizers[name].state[restored] = {
+                key: v.clone() if key == "step" else v.to(device, copy=True) for key, v in copy["moments"][name].items()
+            }
+    for key, values in copy["state"].items():
+        state[key] = values.to(state[key].device, copy=True)
+
+
+def _swap(params: Params, optimizers: Optimizers, name: str, new: Parameter) -> Any:
+    """Put another tensor in a parameter's place; returns the old one's moments, None if there were none."""
+    moments = optimizers[name].state.pop(params[name], None)
+    optimizers[name].param_groups[0]["params"] = [new]
+    params[name] = new
+    return moments
 
 
 def _with_zeros(values: Tensor, count: int) -> Tensor:

@@ -82,6 +82,12 @@ class LoopConfig:
     expand: int = 10_000
     """Most splats that a round adds where repaired frames show surfaces that are missing; 0 adds none, and new content
     can only grow out of what is there. (The official code adds up to 98,304 a round, in one mode only.)"""
+    tolerance: float = 0.3
+    """Loss of agreement with the photos, in dB, that a round may cause; beyond it its frames lose weight, beyond twice
+    of it the round is rolled back."""
+    hold_out_from: int = 12
+    """From so many captured views on, one (from twice as many, two) does not train before until, to judge the rounds;
+    with fewer, renders between the captured views do. 0 never holds any out."""
     align: bool = True
     """Bring repaired frames to the render's disparities and colours where the render is reliable; without it the video
     model's own tint and scale are taught."""
@@ -140,7 +146,14 @@ class LoopConfig:
                 f"loop.overlap is {self.overlap}; expected 0 to {self.clip_length - 1}, below loop.clip-length."
             )
         least = {"frames": 1, "clip_length": 1, "max_side": 16, "pool": 1, "every": 0, "weight": 0.0, "neighbours": 1}
-        least |= {"expand": 0, "clips_per_round": 0, "skip_covered": 0.0, "clearance": 0.0}
+        least |= {
+            "expand": 0,
+            "tolerance": 0.0,
+            "hold_out_from": 0,
+            "clips_per_round": 0,
+            "skip_covered": 0.0,
+            "clearance": 0.0,
+        }
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise UserError(f"loop.{name.replace('_', '-')} is {getattr(self, name)}; expected at least {bound}.")

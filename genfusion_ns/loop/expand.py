@@ -4,7 +4,7 @@ low, or depth disagrees), in every mode, checked against the captured views, thi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from genfusion_ns.cameras import project, unproject
 from genfusion_ns.gaussians import init_gaussians
 from genfusion_ns.loop.captured import SeenView
+from genfusion_ns.loop.keeper import SplatKeeper
 from genfusion_ns.loop.refine import RefinedFrame
 from genfusion_ns.loop.reproject import sample
 
@@ -26,18 +27,6 @@ FREE = 0.1
 """A point that lies by this share nearer than what a captured view sees there stands in free space."""
 VOXEL = 0.01
 """Side of the thinning grid's cells, in scene extents."""
-
-
-@dataclass(frozen=True)
-class Growth:
-    """Whoever holds the splats, as far as expansion needs him."""
-
-    append: Callable[[dict[str, Tensor]], None]
-    """Takes new raw parameters, as `init_gaussians` makes them, on the CPU."""
-    sh_degree: int
-    """Degree of the splats' colours."""
-    room: int
-    """How many more splats are allowed."""
 
 
 @dataclass(frozen=True)
@@ -111,14 +100,14 @@ def thin(points: Points, side: float) -> Points:
     return points[first.sort().values]
 
 
-def expand(found: Sequence[Points], unit: float, cap: int, growth: Growth, seed: int) -> int:
+def expand(found: Sequence[Points], unit: float, cap: int, splats: SplatKeeper, seed: int) -> int:
     """Append the most believed of all frames' points as splats, and return how many.
 
     Args:
         cap: at most so many.
         seed: of the splats' random orientations.
     """
-    limit = min(cap, growth.room)
+    limit = min(cap, splats.room())
     if not found or limit < 1:
         return 0
     joined = Points(*(torch.cat([getattr(p, name).cpu() for p in found]) for name in ("xyz", "rgb", "confidence")))
@@ -126,8 +115,8 @@ def expand(found: Sequence[Points], unit: float, cap: int, growth: Growth, seed:
     points = points[torch.arange(min(limit, len(points.xyz)))]
     if not len(points.xyz):
         return 0
-    splats = init_gaussians(
-        points.xyz, points.rgb, growth.sh_degree, seed=seed, max_scale=4.0 * VOXEL * unit, fallback_scale=VOXEL * unit
+    new = init_gaussians(
+        points.xyz, points.rgb, splats.sh_degree, seed=seed, max_scale=4.0 * VOXEL * unit, fallback_scale=VOXEL * unit
     )
-    growth.append(splats)
-    return len(splats["means"])
+    splats.append(new)
+    return len(new["means"])

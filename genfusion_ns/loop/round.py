@@ -13,9 +13,11 @@ from torch import Tensor
 
 from genfusion_ns.cameras import Camera
 from genfusion_ns.geometry import nearest_view
+from genfusion_ns.loop.accept import judge_last_round, trust
 from genfusion_ns.loop.captured import CapturedViews, SeenViews
 from genfusion_ns.loop.config import LoopConfig
-from genfusion_ns.loop.expand import Growth, Points, expand, missing_points
+from genfusion_ns.loop.expand import Points, expand, missing_points
+from genfusion_ns.loop.keeper import SplatKeeper
 from genfusion_ns.loop.plan import Clip, plan_round
 from genfusion_ns.loop.pool import GeneratedFrame, Provenance
 from genfusion_ns.loop.refine import RefinedFrame, merge, refine_clip
@@ -25,7 +27,7 @@ from genfusion_ns.loop.state import LoopState, RoundReport
 from genfusion_ns.raster.api import Render
 from genfusion_ns.seeding import seed_of
 
-__all__ = ["CapturedViews", "Growth", "run_round"]
+__all__ = ["CapturedViews", "run_round"]
 
 
 def run_round(
@@ -37,16 +39,21 @@ def run_round(
     k: int,
     seed: int,
     console: Console | None = None,
-    growth: Growth | None = None,
+    splats: SplatKeeper | None = None,
+    held: CapturedViews | None = None,
 ) -> RoundReport:
-    """Run one round after step k and note it in `state`.
+    """Judge the round before, then run one after step k and note it in `state`.
 
     Args:
         render: draws the splats over black; it is called without gradients.
         console: where the progress bar goes; None shows none.
-        growth: who takes new splats; None expands nothing.
+        splats: who takes new splats, and goes back to the old ones where a round was bad; None: neither happens.
+        held: photos that do not train, to judge rounds by.
     """
     began = time.monotonic()
+    before = judge_last_round(render, captured, state, config, splats, held)
+    if splats is not None:
+        splats.keep()
     work = _Round(
         render, captured, SeenViews(render, captured, config.max_side), config, repairer, k, seed, state.round
     )
@@ -55,12 +62,14 @@ def run_round(
             clips = work.plan()
             frames = list(work.frames(clips, console))
             added = 0
-            if growth is not None:
-                added = expand(work.points, work.seen.unit, config.expand, growth, seed_of(seed, "expand", state.round))
+            if splats is not None:
+                added = expand(work.points, work.seen.unit, config.expand, splats, seed_of(seed, "expand", state.round))
     finally:
         if isinstance(repairer, HoldsDevice):
             repairer.release()
-    admission = state.pool.admit(frames, work.seen.unit, config.decay)
+    standing = trust([report.outcome for report in state.reports])
+    weighed = [replace(frame, weight=frame.weight * standing) for frame in frames]
+    admission = state.admit(weighed, work.seen.unit, config.decay)
     report = RoundReport(
         round=state.round,
         step=k,
@@ -75,6 +84,7 @@ def run_round(
         refused=admission.refused,
         replaced=admission.replaced,
         added=added,
+        before=before,
     )
     state.reports.append(report)
     return report

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from genfusion_ns.loop.pool import GeneratedViews
+from genfusion_ns.loop.pool import Admission, GeneratedFrame, GeneratedViews
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,12 @@ class RoundReport:
     """Older frames that left for a new one of the same view."""
     added: int = 0
     """Splats that were added where the repaired frames show surfaces that were missing."""
+    before: float | None = None
+    """Agreement of the splats with the photos when the round began, in dB (`accept.evidence`)."""
+    after: float | None = None
+    """The same after its frames have taught, when the next round begins or the loop ends; None until then."""
+    outcome: str = "open"
+    """'accepted', 'lowered' (its frames lost weight) or 'rolled back'; 'open' until judged."""
 
 
 @dataclass
@@ -48,17 +55,43 @@ class LoopState:
     """Generated views in use."""
     reports: list[RoundReport] = field(default_factory=list)
     """One per finished round."""
+    retired: list[GeneratedFrame] = field(default_factory=list)
+    """Frames that the last round pushed out of the pool; they come back if it is rolled back."""
 
     @property
     def round(self) -> int:
         """Number of the next round."""
         return len(self.reports)
 
+    def admit(self, frames: Sequence[GeneratedFrame], unit: float, decay: float) -> Admission:
+        """Take the frames of a new round into the pool (`GeneratedViews.admit`)."""
+        before = list(self.pool.frames)
+        admission = self.pool.admit(frames, unit, decay)
+        left = {frame.id for frame in before} - {frame.id for frame in self.pool.frames}
+        self.retired = [frame for frame in before if frame.id in left]
+        return admission
+
+    def settle(self, outcome: str, after: float, factor: float) -> None:
+        """Note what became of the last round, and multiply its frames' weights by `factor`; 0 also brings back what it
+        had pushed out."""
+        last = self.reports[-1]
+        self.reports[-1] = replace(last, after=after, outcome=outcome)
+        self.pool.reweigh(last.round, factor)
+        if factor == 0:
+            frames = sorted([*self.pool.frames, *self.retired], key=lambda frame: frame.id)
+            self.pool.frames = frames[: self.pool.capacity]
+        self.retired = []
+
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint; loads under torch.load(weights_only=True)."""
-        return {"pool": self.pool.state_dict(), "reports": [asdict(report) for report in self.reports]}
+        return {
+            "pool": self.pool.state_dict(),
+            "reports": [asdict(report) for report in self.reports],
+            "retired": [frame.state_dict() for frame in self.retired],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`."""
         self.pool.load_state_dict(state["pool"])
         self.reports = [RoundReport(**report) for report in state["reports"]]
+        self.retired = [GeneratedFrame.from_state_dict(frame) for frame in state["retired"]]

@@ -13,7 +13,7 @@ from genfusion_ns.cameras import unproject
 from genfusion_ns.gaussians import PARAMETER_NAMES
 from genfusion_ns.loop.captured import CapturedViews, SeenViews
 from genfusion_ns.loop.config import LoopConfig
-from genfusion_ns.loop.expand import VOXEL, Growth, Points, expand, in_free_space, missing_points, missing_region, thin
+from genfusion_ns.loop.expand import VOXEL, Points, expand, in_free_space, missing_points, missing_region, thin
 from genfusion_ns.loop.pool import GeneratedViews
 from genfusion_ns.loop.refine import RefinedFrame
 from genfusion_ns.loop.round import run_round
@@ -21,6 +21,23 @@ from genfusion_ns.loop.state import LoopState
 
 CAPTURED = [aimed((3.0, y, 1.0)).resized(96, 72) for y in (-0.6, 0.0, 0.6)]
 SIDE = aimed((0.5, 3.0, 1.0)).resized(96, 72)
+
+
+class Taker:
+    """Takes new splats down, and nothing else."""
+
+    def __init__(self, given: list, sh_degree: int, room: int) -> None:
+        self.given, self.sh_degree, self._room = given, sh_degree, room
+
+    def room(self) -> int:
+        return self._room
+
+    def append(self, new) -> None:
+        self.given.append(new)
+
+    def keep(self) -> None: ...
+
+    def restore(self) -> None: ...
 
 
 def holed(camera):
@@ -122,14 +139,14 @@ def test_cap_and_room_keep_the_most_believed():
     points = Points(torch.arange(30.0).view(10, 3), torch.zeros(10, 3), torch.linspace(0, 1, 10))
     for cap, room, expected in ((4, 99, 4), (99, 3, 3), (99, 99, 10), (0, 99, 0), (5, -2, 0)):
         given = []
-        assert expand([points], 1.0, cap, Growth(given.append, 2, room), seed=0) == expected
+        assert expand([points], 1.0, cap, Taker(given, 2, room), seed=0) == expected
         assert [len(new["means"]) for new in given] == ([expected] if expected else [])
         if expected:
             assert set(given[0]) == set(PARAMETER_NAMES)
             assert given[0]["features_rest"].shape == (expected, 8, 3)
             torch.testing.assert_close(given[0]["means"], points.xyz.flip(0)[:expected])
             assert given[0]["scales"][:, :2].exp().max() <= 4 * VOXEL + 1e-6
-    assert expand([], 1.0, 5, Growth(given.append, 0, 9), 0) == 0
+    assert expand([], 1.0, 5, Taker(given, 0, 9), 0) == 0
 
 
 def test_a_round_hands_new_splats_over():
@@ -138,11 +155,11 @@ def test_a_round_hands_new_splats_over():
     views = CapturedViews([*CAPTURED, SIDE], lambda i: textured([*CAPTURED, SIDE][i]).color)
     state = LoopState(GeneratedViews(99))
     repairer = OracleRepairer(textured, 0.02)
-    report = run_round(holed, views, state, config, repairer, 1, 0, growth=Growth(given.append, 1, 10_000))
+    report = run_round(holed, views, state, config, repairer, 1, 0, splats=Taker(given, 1, 10_000))
     assert report.added == len(given[0]["means"]) > 50
     radius = given[0]["means"].norm(dim=-1)
     assert (radius - 1).abs().quantile(0.9) < 0.1
     assert run_round(holed, views, state, config, repairer, 2, 0).added == 0
     off = replace(config, expand=0)
-    assert run_round(holed, views, state, off, repairer, 3, 0, growth=Growth(given.append, 1, 99)).added == 0
+    assert run_round(holed, views, state, off, repairer, 3, 0, splats=Taker(given, 1, 99)).added == 0
     assert len(given) == 1

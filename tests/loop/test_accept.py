@@ -1,0 +1,218 @@
+"""`loop.accept`: what photos say about a round, and what follows from it."""
+
+import io
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from loop_scene import aimed, textured
+from oracle import OracleRepairer
+from rich.console import Console
+
+from genfusion_ns.loop import accept
+from genfusion_ns.loop.captured import CapturedViews
+from genfusion_ns.loop.config import LoopConfig
+from genfusion_ns.loop.pool import GeneratedViews
+from genfusion_ns.loop.repair import IdentityRepairer
+from genfusion_ns.loop.report import round_table
+from genfusion_ns.loop.round import run_round
+from genfusion_ns.loop.state import LoopState
+
+CAPTURED = [aimed((3.0, y, 1.0)).resized(96, 72) for y in (-0.4, 0.0, 0.4)]
+CONFIG = LoopConfig(frames=4, clip_length=4, trajectories=("orbit",), skip_covered=2.0, tolerance=0.3)
+
+
+def photos(cameras=CAPTURED) -> CapturedViews:
+    return CapturedViews(cameras, lambda i: textured(cameras[i]).color)
+
+
+def spoiled(amount: float):
+    """Splats whose colours are off by so much."""
+    return lambda camera: replace(textured(camera), color=(1 - amount) * textured(camera).color + amount * 0.5)
+
+
+# -- pure rules ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("after", "outcome"),
+    [
+        (25, "accepted"),
+        (20, "accepted"),
+        (19.71, "accepted"),
+        (19.6, "lowered"),
+        (19.41, "lowered"),
+        (19, "rolled back"),
+    ],
+)
+def test_judgement(after, outcome):
+    assert accept.judge(20.0, after, 0.3) == outcome
+
+
+@given(st.floats(0, 60), st.floats(0, 60), st.floats(0, 5))
+def test_more_evidence_is_never_judged_worse(before, after, tolerance):
+    order = ["rolled back", "lowered", "accepted"]
+    better = accept.judge(before, after + 0.5, tolerance)
+    assert order.index(better) >= order.index(accept.judge(before, after, tolerance))
+    assert accept.judge(before, before, tolerance) == "accepted"
+
+
+def test_trust_is_lost_quicker_than_it_is_won():
+    assert accept.trust([]) == accept.trust(["accepted"] * 5) == accept.trust(["open"]) == 1
+    assert accept.trust(["lowered"]) == 0.5
+    assert accept.trust(["rolled back"]) == 0.25
+    assert accept.trust(["rolled back", "rolled back", "accepted"]) == 0.125
+    assert accept.trust(["lowered", "accepted", "accepted"]) == 1
+
+
+def test_who_is_held_out():
+    assert accept.held_out(11, 12) == accept.held_out(100, 0) == accept.held_out(0, 12) == []
+    assert accept.held_out(12, 12) == [6]
+    assert accept.held_out(24, 12) == [8, 16]
+    assert accept.held_out(2, 1) == [0, 1]
+
+
+# -- evidence --------------------------------------------------------------------------------------------------------
+
+
+def test_evidence_at_held_out_photos_is_their_psnr():
+    held = photos([aimed((2.9, 0.2, 1.1)).resized(96, 72)])
+    found = accept.evidence(spoiled(0.2), photos(), held)
+    error = 0.2 * (textured(held.cameras[0]).color - 0.5)
+    assert found == pytest.approx(float(-10 * torch.log10(error.square().mean())), abs=1e-3)
+    big = CapturedViews([held.cameras[0].resized(640, 480)], lambda i: textured(held.cameras[0]).color)
+    assert accept.evidence(textured, photos(), big) > 30
+
+
+def test_evidence_between_the_photos_sees_what_they_themselves_cannot():
+    """Splats that are right at the photos and wrong everywhere else: the few-view disease."""
+
+    def overfitted(camera):
+        anchored = any(float((camera.position - c.position).norm()) < 1e-3 for c in CAPTURED)
+        return textured(camera) if anchored else spoiled(0.5)(camera)
+
+    right, wrong = accept.evidence(textured, photos(), None), accept.evidence(overfitted, photos(), None)
+    assert right > 28
+    assert wrong < right - 6
+    assert accept.evidence(overfitted, photos(), photos()) > 40
+
+
+def test_evidence_with_one_photo_or_no_surface_is_at_the_photos():
+    assert accept.evidence(textured, photos(CAPTURED[:1]), None) == 60
+    empty = lambda c: replace(textured(c), alpha=0 * textured(c).alpha)  # noqa: E731
+    assert accept.evidence(empty, photos(), None) == 60
+    assert accept.evidence(spoiled(0.3), photos(CAPTURED[:1]), CapturedViews([], lambda i: torch.zeros(1))) < 30
+
+
+# -- rounds ----------------------------------------------------------------------------------------------------------
+
+
+class Keeper:
+    """Remembers what it was asked to do."""
+
+    sh_degree = 0
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def room(self) -> int:
+        return 0
+
+    def append(self, new) -> None:
+        raise AssertionError("there is no room")
+
+    def keep(self) -> None:
+        self.calls.append("keep")
+
+    def restore(self) -> None:
+        self.calls.append("restore")
+
+
+def rounds(*splats, keeper=None, held=None):
+    """One round per stage of the splats, then the end of the loop with the last stage."""
+    state = LoopState(GeneratedViews(99))
+    held = held or photos([aimed((2.9, 0.2, 1.1)).resized(96, 72)])
+    for k, render in enumerate(splats[:-1]):
+        run_round(render, photos(), state, CONFIG, IdentityRepairer(), k, 0, splats=keeper, held=held)
+    accept.judge_last_round(splats[-1], photos(), state, CONFIG, keeper, held)
+    return state
+
+
+def test_good_rounds_are_accepted():
+    state = rounds(spoiled(0.4), spoiled(0.3), spoiled(0.2), keeper=(keeper := Keeper()))
+    assert [report.outcome for report in state.reports] == ["accepted", "accepted"]
+    assert state.reports[0].before < state.reports[0].after == state.reports[1].before < state.reports[1].after
+    assert keeper.calls == ["keep", "keep"]
+    assert state.retired == []
+
+
+def test_a_somewhat_bad_round_loses_weight():
+    state = rounds(spoiled(0.2), spoiled(0.21), keeper=(keeper := Keeper()))
+    assert state.reports[0].outcome == "lowered"
+    fresh = rounds(spoiled(0.2), spoiled(0.2))
+    weights = [(a.weight, b.weight) for a, b in zip(state.pool.frames, fresh.pool.frames, strict=True)]
+    assert all(a == pytest.approx(0.5 * b) for a, b in weights)
+    assert keeper.calls == ["keep"]
+
+
+def test_a_bad_round_is_taken_back_and_the_next_one_trusted_less(caplog):
+    with caplog.at_level(logging.WARNING):
+        state = rounds(spoiled(0.2), spoiled(0.2), spoiled(0.4), spoiled(0.2), keeper=(keeper := Keeper()))
+    assert [report.outcome for report in state.reports] == ["accepted", "rolled back", "accepted"]
+    assert "round 2 of step 1 is rolled back: agreement with the photos fell from" in caplog.text
+    # judged before anything is remembered: the good splats are still there to go back to
+    assert keeper.calls == ["keep", "keep", "restore", "keep"]
+    assert state.reports[2].before == state.reports[1].before
+    # the bad round had pushed out frames of the first; they are back, and the third's count a quarter
+    assert {f.provenance.round for f in state.pool.frames} == {0, 2}
+    third = [f.weight for f in state.pool.frames if f.provenance.round == 2]
+    assert max(third) <= 0.25 * 1.0001
+
+
+def test_without_a_keeper_frames_still_leave():
+    state = rounds(spoiled(0.2), spoiled(0.4))
+    assert state.reports[0].outcome == "rolled back"
+    assert len(state.pool) == 0
+
+
+def test_judging_twice_changes_nothing():
+    state = rounds(spoiled(0.2), spoiled(0.21))
+    before = [frame.weight for frame in state.pool.frames]
+    accept.judge_last_round(spoiled(0.9), photos(), state, CONFIG)
+    assert [frame.weight for frame in state.pool.frames] == before
+    assert accept.judge_last_round(textured, photos(), LoopState(GeneratedViews(9)), CONFIG) > 20
+
+
+def test_rolled_back_frames_and_retired_ones_survive_a_checkpoint(tmp_path):
+    state = LoopState(GeneratedViews(99))
+    held = photos([aimed((2.9, 0.2, 1.1)).resized(96, 72)])
+    same = replace(CONFIG, trajectories=("interpolate",))
+    for k in range(2):
+        run_round(textured, photos(), state, same, OracleRepairer(textured), k, 0, held=held)
+    assert len(state.retired) == 4
+    torch.save(state.state_dict(), tmp_path / "loop.pt")
+    resumed = LoopState(GeneratedViews(1))
+    resumed.load_state_dict(torch.load(tmp_path / "loop.pt", weights_only=True))
+    for each in (state, resumed):
+        accept.judge_last_round(spoiled(0.4), photos(), each, CONFIG, None, held)
+        assert [f.provenance.round for f in each.pool.frames] == [0] * 4
+    assert resumed.reports == state.reports
+
+
+# -- table -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_shows_every_round():
+    state = rounds(spoiled(0.2), spoiled(0.2), spoiled(0.4))
+    console = Console(file=io.StringIO(), width=140)
+    console.print(round_table(state.reports))
+    lines = console.file.getvalue().splitlines()
+    assert any("accepted" in line and line.count("->") == 1 for line in lines)
+    assert any("rolled back" in line for line in lines)
+    assert any("0 + 4 / 0" in line or "4 + 0 / 0" in line for line in lines)
+    fresh = replace(state.reports[0], before=None, after=None, outcome="open")
+    console.print(round_table([fresh]))
+    assert "- -> -" in console.file.getvalue()
