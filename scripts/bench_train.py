@@ -55,6 +55,7 @@ def config_of(args: BenchTrain, folder: Path) -> GenFusionTrainerConfig:
     config.pipeline.datamanager.initial_points = "random"
     config.pipeline.datamanager.max_seed_points = args.gaussians
     config.pipeline.datamanager.loop.every = 0
+    config.pipeline.model.distortion_lambda = 1e-2
     config.pipeline.model.distortion_start = config.pipeline.model.normal_start = 0
     config.pipeline.model.sh_degree_interval = 1
     config.pipeline.model.densifier.start = 10**9

@@ -40,7 +40,7 @@ def test_resume_continues_bit_for_bit(scene, make_config, train, monkeypatch, sa
         made = make_config(scene, max_num_iterations=30, **overrides)
         model = made.pipeline.model
         model.reference_iterations, model.sh_degree_interval = 30, 7
-        model.distortion_start, model.normal_start = 5, 8
+        model.distortion_lambda, model.distortion_start, model.normal_start = 1e-2, 5, 8
         densifier = model.densifier
         densifier.start, densifier.stop, densifier.every, densifier.reset_every = 5, 24, 10, 22
         densifier.grow_grad2d = 1e-6
