@@ -80,7 +80,7 @@ def _inside(points: Tensor, camera: Camera) -> tuple[Tensor, Tensor, Tensor]:
 def sample(values: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
     """[h, w, C] looked up at [H, W, 2] positions in [-1, 1] (the borders of the outer pixels) -> [H, W, C]."""
     batch = values.permute(2, 0, 1)[None]
-    found = F.grid_sample(batch, grid[None], mode=mode, padding_mode="border", align_corners=False)
+    found = F.grid_sample(batch, grid[None].to(values), mode=mode, padding_mode="border", align_corners=False)
     return found[0].permute(1, 2, 0)
 
 
