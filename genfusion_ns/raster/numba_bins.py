@@ -57,14 +57,13 @@ def bin_splats(order, boxes, tile_counts, across, down):
     count = len(tile_counts)
     starts = np.empty(count + 1, np.int64)
     starts[0] = 0
+    offsets = np.zeros(across * down + 1, np.int64)
     for g in range(count):
         starts[g + 1] = starts[g] + tile_counts[g]
-    offsets = np.zeros(across * down + 1, np.int64)
-    for i in range(len(order)):
-        g = order[i]
-        for row in range(boxes[g, 2] // 16, (boxes[g, 3] + 15) // 16):
-            for column in range(boxes[g, 0] // 16, (boxes[g, 1] + 15) // 16):
-                offsets[row * across + column + 1] += 1
+        if tile_counts[g] > 0:
+            for row in range(boxes[g, 2] >> 4, (boxes[g, 3] + 15) >> 4):
+                for column in range(boxes[g, 0] >> 4, (boxes[g, 1] + 15) >> 4):
+                    offsets[row * across + column + 1] += 1
     for tile in range(across * down):
         offsets[tile + 1] += offsets[tile]
     places = offsets[:-1].copy()
@@ -72,8 +71,8 @@ def bin_splats(order, boxes, tile_counts, across, down):
     for i in range(len(order)):
         g = order[i]
         slot = starts[g]
-        for row in range(boxes[g, 2] // 16, (boxes[g, 3] + 15) // 16):
-            for column in range(boxes[g, 0] // 16, (boxes[g, 1] + 15) // 16):
+        for row in range(boxes[g, 2] >> 4, (boxes[g, 3] + 15) >> 4):
+            for column in range(boxes[g, 0] >> 4, (boxes[g, 1] + 15) >> 4):
                 place = places[row * across + column]
                 places[row * across + column] = place + 1
                 splats[place] = g

@@ -88,7 +88,7 @@ def _fill_record(record, h, normal_x, normal_y, normal_z, x, y, opacity):
 
 
 @njit(**HELPER)
-def _fill_box(box, h, x, y, radius, opacity, view, limits):
+def _fill_box(box, h, x, y, radius, opacity, width, height, limits):
     """Write the pixels [x0, x1) x [y0, y1) outside of which the splat's alpha is below the cut, or which gsplat's tiles
     leave out. Returns the number of tiles that they touch."""
     real = h.dtype.type
@@ -111,14 +111,14 @@ def _fill_box(box, h, x, y, radius, opacity, view, limits):
         low_x, high_x = min(low_x, mid_x - half_x), max(high_x, mid_x + half_x)
         low_y, high_y = min(low_y, mid_y - half_y), max(high_y, mid_y + half_y)
     else:  # the disc reaches the camera plane: its image has no end
-        low_x, high_x, low_y, high_y = real(0), real(view.width), real(0), real(view.height)
+        low_x, high_x, low_y, high_y = real(0), real(width), real(0), real(height)
     tile, half = real(16), real(0.5)
     left, right = np.floor((x - radius) / tile) * tile, np.ceil((x + radius) / tile) * tile
     top, bottom = np.floor((y - radius) / tile) * tile, np.ceil((y + radius) / tile) * tile
     box[0] = int(max(left, np.ceil(low_x - half), real(0)))
-    box[1] = int(min(right, np.floor(high_x + half), real(view.width)))
+    box[1] = int(min(right, np.floor(high_x + half), real(width)))
     box[2] = int(max(top, np.ceil(low_y - half), real(0)))
-    box[3] = int(min(bottom, np.floor(high_y + half), real(view.height)))
+    box[3] = int(min(bottom, np.floor(high_y + half), real(height)))
     if box[0] >= box[1] or box[2] >= box[3]:
         return 0
     return ((box[1] + 15) // 16 - box[0] // 16) * ((box[3] + 15) // 16 - box[2] // 16)
@@ -131,7 +131,7 @@ def project_forward(
     """Project splats [first, last): fills `homographies` [N, 9], `records` [N, RECORD], `boxes` [N, 4], `radii` [N] and
     `tile_counts` [N] (the tiles in which a splat can be seen; 0 = nowhere)."""
     real = means.dtype.type
-    eye = view.eye
+    eye, width, height = view.eye, view.width, view.height
     for g in range(first, last):
         radii[g] = 0
         tile_counts[g] = 0
@@ -144,17 +144,14 @@ def project_forward(
             continue
         x, y, radius = _centre_and_radius(h, limits)
         if not (
-            x + radius > real(0)
-            and x - radius < real(view.width)
-            and y + radius > real(0)
-            and y - radius < real(view.height)
+            x + radius > real(0) and x - radius < real(width) and y + radius > real(0) and y - radius < real(height)
         ):
             continue
         away = axes[2] * (mean[0] - eye[0]) + axes[5] * (mean[1] - eye[1]) + axes[8] * (mean[2] - eye[2])
         sign = real(1) if away < real(0) else real(-1)
         _fill_record(records[g], h, sign * axes[2], sign * axes[5], sign * axes[8], x, y, opacities[g])
         radii[g] = int(radius)
-        tile_counts[g] = _fill_box(boxes[g], h, x, y, radius, opacities[g], view, limits)
+        tile_counts[g] = _fill_box(boxes[g], h, x, y, radius, opacities[g], width, height, limits)
 
 
 @njit(**HELPER)

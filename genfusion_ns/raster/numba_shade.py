@@ -109,12 +109,13 @@ def shade_backward(first, last, means, colors, bands, eye, records, starts, sums
     basis, to_basis = np.empty(16, means.dtype), np.empty(16, means.dtype)
     for g in range(first, last):
         out = to_colors[g]
-        out[:] = real(0)
         if starts[g] == starts[g + 1]:
+            out[:] = real(0)
             continue
         if bands == 0:
             for c in range(min(len(out), 3)):
                 out[c] = sums[g, 12 + c]
+            out[3:] = real(0)
             for slot in range(starts[g], starts[g + 1]):
                 for c in range(3, len(out)):
                     out[c] += more_slots[slot, c - 3]
@@ -130,6 +131,7 @@ def shade_backward(first, last, means, colors, bands, eye, records, starts, sums
         for k in range(bands):
             out[3 * k], out[3 * k + 1], out[3 * k + 2] = basis[k] * red, basis[k] * green, basis[k] * blue
             to_basis[k] = red * color[3 * k] + green * color[3 * k + 1] + blue * color[3 * k + 2]
+        out[3 * bands :] = real(0)
         a, b, c = _direction_gradient(to_basis, bands, x, y, z)
         along = a * x + b * y + c * z
         to_means[g, 0] += (a - along * x) * inverse

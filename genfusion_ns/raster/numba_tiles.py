@@ -19,10 +19,8 @@ from numba.extending import overload
 
 from genfusion_ns.raster.numba_types import HELPER, KERNEL
 
-# The hot loops must be part of the kernel for their planes' shape to be known to LLVM.
-_INLINE = {**HELPER, "forceinline": True}
 # Sums over pixels may be reordered; without this LLVM leaves the backward loop scalar.
-_INLINE_SUMS = {**_INLINE, "fastmath": {"contract", "nsz", "reassoc"}}
+_HELPER_SUMS = {**HELPER, "fastmath": {"contract", "nsz", "reassoc"}}
 _KERNEL_SUMS = {**KERNEL, "fastmath": {"contract", "nsz", "reassoc"}}
 
 _PIXELS = 256
@@ -63,7 +61,7 @@ def _compile_exp_minus(x):
     return vectorises
 
 
-@njit(**_INLINE)
+@njit(**HELPER)
 def _falloff(hit_u, hit_v, hit_w, on_screen, one, half):
     """u = hit_u / hit_w, v = hit_v / hit_w, 1 / hit_w, whether they decide or the low-pass, and exp(-rho / 2)."""
     inverse = one / hit_w
@@ -81,7 +79,7 @@ def _frame(tile, width, height):
     return left, top, min(16, width - left), min(16, height - top)
 
 
-@njit(**_INLINE)
+@njit(**HELPER)
 def _add_splat(planes, more_colors, record, rank, left, top, first_row, last_row, limits):
     """Composite one splat over rows [first_row, last_row) of the tile."""
     real = planes.dtype.type
@@ -196,7 +194,7 @@ def composite_forward(first, last, splats, more_colors, lists, background, limit
         _write_tile(planes, more, left, top, columns, rows, run, splats.records, background, maps, progress)
 
 
-@njit(**_INLINE_SUMS)
+@njit(**_HELPER_SUMS)
 def _differentiate_splat(planes, more_colors, record, slot, rank, left, top, first_row, last_row, limits):
     """Take one splat off rows [first_row, last_row) of the tile, and write its gradients (see `SLOT`)."""
     real = planes.dtype.type

@@ -23,10 +23,13 @@ HELPER: dict[str, Any] = {
     "error_model": "numpy",
     # Nothing that assumes finite numbers: validity tests rely on NaN comparing false.
     "fastmath": {"contract", "nsz"},
+    # Calls would count references to every array that they are given, and hide the shapes of local ones.
+    "forceinline": True,
 }
 """Options of functions that kernels call."""
 KERNEL: dict[str, Any] = {
     **HELPER,
+    "forceinline": False,
     # The pool's threads run at the same time.
     "nogil": True,
     "cache": True,
