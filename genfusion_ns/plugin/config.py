@@ -13,7 +13,7 @@ import torch
 from nerfstudio.configs.base_config import LoggingConfig, MachineConfig, ViewerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from genfusion_ns.densify import GradientDensifier
+from genfusion_ns.densify_sparse import SparsityAwareDensifier
 from genfusion_ns.plugin import compat
 from genfusion_ns.plugin.datamanager import GenFusionDataManagerConfig
 from genfusion_ns.plugin.model import GenFusionModelConfig
@@ -23,8 +23,8 @@ from genfusion_ns.plugin.trainer import GenFusionTrainerConfig
 
 compat.apply()
 
-SHORT_RUN_DENSIFIER = GradientDensifier(start=500, stop=5000, every=100, reset_every=3000)
-"""3DGS's densifier in the 7,000 steps of our presets (their `reference_iterations`)."""
+SHORT_RUN_DENSIFIER = SparsityAwareDensifier(start=500, stop=5000, every=100, reset_every=3000)
+"""The sparsity-aware densifier in the 7,000 steps of our presets (their `reference_iterations`)."""
 
 
 def gpu_config(method_name: str) -> GenFusionTrainerConfig:
@@ -54,7 +54,7 @@ def _config(
     device: Literal["cpu", "cuda"],
     max_num_iterations: int,
     datamanager: GenFusionDataManagerConfig,
-    densifier: GradientDensifier,
+    densifier: SparsityAwareDensifier,
 ) -> GenFusionTrainerConfig:
     return GenFusionTrainerConfig(
         method_name=method_name,

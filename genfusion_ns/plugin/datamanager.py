@@ -6,7 +6,7 @@ asks for a round every K steps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,14 +20,17 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from genfusion_ns.cameras import Camera
 from genfusion_ns.data.colmap import find_model, read_model
 from genfusion_ns.data.mask import Window, fixed_window, moving_window
 from genfusion_ns.data.points import InitialPoints, PointsMode, initial_points
 from genfusion_ns.data.validate import validate_scene
 from genfusion_ns.data.views import TrainView
+from genfusion_ns.loop.accept import held_out, judge_last_round
 from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.pool import GeneratedFrame, GeneratedViews
-from genfusion_ns.loop.repair import Repairer, create_repairer
+from genfusion_ns.loop.repair import Repairer
+from genfusion_ns.loop.report import round_table
 from genfusion_ns.loop.round import CapturedViews, run_round
 from genfusion_ns.loop.state import LoopState
 from genfusion_ns.plugin import compat, photos
@@ -83,6 +86,7 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         **kwargs: Any,
     ) -> None:
         config.loop.check()
+        self._windows: dict[int, tuple[Window, tuple[int, int]]] = {}
         config.cache_images = compat.usable_image_cache(config.cache_images, device)  # type: ignore[assignment]
         super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
         config.cache_images = compat.usable_image_cache(config.cache_images, device)  # type: ignore[assignment]
@@ -126,6 +130,9 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         dataset = self.train_dataset if split == "train" else self.eval_dataset
         for i, data in enumerate(cache):
             window = self._window(i, data["image"]) if split == "train" else None
+            if window is not None:
+                height, width = data["image"].shape[:2]
+                self._windows[i] = window, (width, height)
             photos.fit_photo(data, dataset.cameras, i, window, self.config.max_image_side)
             for name in ("image", "mask"):
                 if name in data:
@@ -196,7 +203,9 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
 
     def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
         """The captured view of a step: every epoch is a fresh permutation, a function of (seed, step) alone."""
-        index = order_index(len(self.cached_train), self.config.seed, step, "captured views")
+        judging = set(self._held_out(step))
+        training = [i for i in range(len(self.cached_train)) if i not in judging]
+        index = training[order_index(len(training), self.config.seed, step, "captured views")]
         data = dict(self.cached_train[index])
         data["image"] = data["image"].to(self.device)
         return self.train_cameras[index : index + 1], data
@@ -222,18 +231,24 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
             return None
         return self.loop_state.pool.pick(self.config.seed, step), weight
 
+    def _held_out(self, step: int) -> list[int]:
+        """The training photos that judge rounds instead of training: some, while generated views count."""
+        if self._loop.generated_weight(step) <= 0:
+            return []
+        return held_out(len(self.cached_train), self._loop.hold_out_from)
+
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
         trainer = training_callback_attributes.trainer
         pipeline = training_callback_attributes.pipeline
         assert trainer is not None and pipeline is not None
+        after_step, after_all = TrainingCallbackLocation.AFTER_TRAIN_ITERATION, TrainingCallbackLocation.AFTER_TRAIN
+        folder = trainer.base_dir / GENERATED_FOLDER
         return [
-            TrainingCallback(
-                [TrainingCallbackLocation.AFTER_TRAIN_ITERATION],
-                self.run_round_if_due,
-                args=[pipeline.model, trainer.base_dir / GENERATED_FOLDER],
-            )
+            TrainingCallback([after_step], self.run_round_if_due, args=[pipeline.model, folder]),
+            TrainingCallback([after_step], self.end_loop_if_due, args=[pipeline.model]),
+            TrainingCallback([after_all], self.print_rounds),
         ]
 
     def run_round_if_due(self, model: GenFusionModel, folder: Path, step: int) -> None:
@@ -242,17 +257,60 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         if not self._loop.is_round_due(k, self._run_length):
             return
         if self._repairer is None:
-            self._repairer = create_repairer(self._loop.repairer)
-        cameras = core_cameras(self._cameras_after_loading(), self.device)
-        captured = CapturedViews(cameras, lambda i: model.get_gt_img(self.cached_train[i]["image"])[..., :3])
+            self._repairer = self._loop.make_repairer(self.device, CONSOLE.print)
+        training, judging = self._captured_views(model)
         report = run_round(
-            model.render, captured, self.loop_state, self._loop, self._repairer, k, self.config.seed, CONSOLE
+            model.render,
+            training,
+            self.loop_state,
+            self._loop,
+            self._repairer,
+            k,
+            self.config.seed,
+            CONSOLE,
+            model.trained_splats(),
+            judging,
         )
         self.loop_state.pool.save(folder)
         CONSOLE.print(
             f"[bold]genfusion:[/] round {report.round + 1} at step {k}: {report.admitted} views from {report.clips} "
             f"clips ({self._repairer.name}), coverage {report.coverage:.2f}, {report.seconds:.1f} s."
         )
+
+    def end_loop_if_due(self, model: GenFusionModel, step: int) -> None:
+        """When generated views have taught for the last time, the last round is judged too."""
+        if step + 1 == self._loop.until and self.loop_state.reports:
+            training, judging = self._captured_views(model)
+            judge_last_round(model.render, training, self.loop_state, self._loop, model.trained_splats(), judging)
+
+    def print_rounds(self, step: int) -> None:
+        """At the end of a run: what each round did."""
+        if self.loop_state.reports:
+            CONSOLE.print(round_table(self.loop_state.reports))
+
+    def _captured_views(self, model: GenFusionModel) -> tuple[CapturedViews, CapturedViews]:
+        """The photos that train beside generated views, and those that judge these."""
+        cameras = core_cameras(self._cameras_after_loading(), self.device)
+        judging = held_out(len(cameras), self._loop.hold_out_from)
+        training = [i for i in range(len(cameras)) if i not in judging]
+
+        def views(ids: list[int]) -> CapturedViews:
+            return CapturedViews(
+                [cameras[i] for i in ids],
+                lambda j: model.get_gt_img(self.cached_train[ids[j]]["image"])[..., :3],
+                [self._full_frame(i, cameras[i]) for i in ids] if self.config.mask != "none" else None,
+            )
+
+        return views(training), views(judging)
+
+    def _full_frame(self, i: int, camera: Camera) -> Camera:
+        """The whole photo's camera at the scale of the window that is trained on."""
+        window, (width, height) = self._windows[i]
+        scale = camera.width / window.width
+        K = camera.K.clone()
+        K[0, 2] += window.x * scale
+        K[1, 2] += window.y * camera.height / window.height
+        return replace(camera, K=K, width=round(width * scale), height=round(height * camera.height / window.height))
 
     def get_extra_state(self) -> dict[str, Any]:
         """The loop's state: tensors and plain scalars."""

@@ -22,9 +22,10 @@ from torchmetrics.image import PeakSignalNoiseRatio
 
 from genfusion_ns import losses, schedule
 from genfusion_ns.cameras import Camera
-from genfusion_ns.densify import GradientDensifier
+from genfusion_ns.densify_sparse import SparsityAwareDensifier
 from genfusion_ns.gaussians import activate, init_gaussians, random_points
 from genfusion_ns.geometry import depth_to_normal
+from genfusion_ns.loop.keeper import TrainedSplats
 from genfusion_ns.plugin import compat
 from genfusion_ns.plugin.views import core_camera
 from genfusion_ns.raster import choose_rasterizer
@@ -68,7 +69,7 @@ class GenFusionModelConfig(ModelConfig):
     """First step of the normal term."""
     depth_ratio: float = 0.0
     """Which depth the normals and outputs come from: 0 = expected, 1 = median; 2DGS advises 0 for unbounded scenes."""
-    densifier: GradientDensifier = field(default_factory=GradientDensifier)
+    densifier: SparsityAwareDensifier = field(default_factory=SparsityAwareDensifier)
     """How splats are added and removed."""
     camera_optimizer: CameraOptimizerConfig = field(default_factory=lambda: CameraOptimizerConfig(mode="off"))
     """Kept for Nerfstudio's sake; poses are not optimised."""
@@ -104,6 +105,8 @@ class GenFusionModel(SplatfactoModel):
         # Unit of length for the densifier; the pipeline, which knows the cameras, sets it.
         self.scene_extent = 1.0
         self.densifier_state = config.densifier.initialize_state(self.num_points)
+        # The splats as they were before the last round of the loop, to go back to; empty before the first.
+        self.kept_splats: dict[str, Any] = {}
         self._rasterizer = None
         self._observed: list[Render] = []
 
@@ -129,17 +132,30 @@ class GenFusionModel(SplatfactoModel):
         """Forget this step's renders, so that a bad gradient never reaches the densifier."""
         self._observed.clear()
 
+    def trained_splats(self) -> TrainedSplats:
+        """The splats as the loop may touch them; only while training, when there are optimisers."""
+        return TrainedSplats(
+            self.gauss_params,
+            self.optimizers,
+            lambda: self.densifier_state,
+            self.config.sh_degree,
+            self.config.densifier.max_gaussians,
+            self.kept_splats,
+        )
+
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Densifier statistics: tensors and plain scalars."""
-        return {"densifier": self.densifier_state}
+        """Densifier statistics and the splats to go back to: tensors and plain scalars."""
+        return {"densifier": self.densifier_state, "kept_splats": self.kept_splats}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.densifier_state = {
             key: value.to(self.device) if isinstance(value, Tensor) else value
             for key, value in state["densifier"].items()
         }
+        self.kept_splats.clear()
+        self.kept_splats.update(state["kept_splats"])
 
     def load_state_dict(self, dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
         """Load any number of Gaussians into the Parameters that the optimisers already hold."""
@@ -166,12 +182,12 @@ class GenFusionModel(SplatfactoModel):
             gradient = render.densify_signal.grad
             if gradient is None:
                 continue
-            # Generated views (all but the first) speak only for splats that no captured view has shown since the last
-            # event: where both see a splat, their weaker gradients would water the captured ones down.
-            unseen = self.densifier_state["count"] == 0
-            radii = render.radii if number == 0 else render.radii * unseen
+            # Generated views (all but the first) speak only for splats that no captured view shows: where both see a
+            # splat, their weaker gradients would water the captured ones down.
+            generated = number > 0
+            radii = render.radii * (self.densifier_state["captured"] == 0) if generated else render.radii
             height, width = render.alpha.shape[:2]
-            self.densifier.observe(self.densifier_state, gradient, radii, width, height)
+            self.densifier.observe(self.densifier_state, gradient, radii, width, height, generated=generated)
         self._observed.clear()
         self.densifier.step(
             self.gauss_params, self.optimizers, self.densifier_state, step + 1, self.scene_extent, self.config.seed

@@ -43,7 +43,7 @@ def test_resume_continues_bit_for_bit(scene, make_config, train, monkeypatch, sa
         model.distortion_lambda, model.distortion_start, model.normal_start = 1e-2, 5, 8
         densifier = model.densifier
         densifier.start, densifier.stop, densifier.every, densifier.reset_every = 5, 24, 10, 22
-        densifier.grow_grad2d = 1e-6
+        densifier.grow_grad2d, densifier.visible_base, densifier.visible_cap = 1e-6, 2, 4
         views = made.pipeline.datamanager
         views.reference_iterations, views.loop.start, views.loop.every, views.loop.until = 30, 8, 8, 26
         views.loop.frames, views.loop.max_side = 4, 24
