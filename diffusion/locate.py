@@ -142,7 +142,7 @@ def _from_hub(name: str, options: dict[str, Any]) -> Path:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"the weights {name!r} are neither a local folder nor bundled, and their files (model_index.json first; "
-            f"{_size_hint()}) can't be fetched from the hub: {reason} Download the repository on another machine "
+            f"{_size_hint()}) can't be fetched from the hub: {reason.rstrip('.')}. Download the repository on another machine "
             f"and give the folder"
         ) from error
 

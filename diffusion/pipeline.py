@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.hooks import CpuOffload
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils.outputs import BaseOutput
@@ -230,6 +231,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         rendered = self._encode(frames, generator, posterior_noise, vae_chunk)
         noise = self._noise(frames, generator, latents, "latents")
         context, null_context = self._contexts(inputs, guidance)
+        self._park_vae()
         denoiser = Denoiser(
             unet=self.unet,
             conditions=torch.cat([rendered, opacity], dim=1) if self.takes_opacity else rendered,
@@ -254,10 +256,12 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
             latents = encode_clip(self.vae, frames.to(self.vae.dtype), noise, chunk=chunk)
         else:
             latents = encode_mean(self.vae, frames, chunk)
-        if hasattr(self.vae, "_hf_hook"):
-            # With model offload on, the hooks would leave it on the device until its second turn, after the UNet.
-            self.vae.cpu()
         return latents.float()
+
+    def _park_vae(self) -> None:
+        """With model offload on, the hooks would leave the VAE on the device until its second turn, after the UNet."""
+        if isinstance(getattr(self.vae, "_hf_hook", None), CpuOffload):
+            self.vae.cpu()
 
     def _noise(self, frames: Tensor, generator: Generators, given: Tensor | None, name: str) -> Tensor:
         """Gaussian noise like the latents of these frames, [B, c, T, h, w]; what is `given` instead is checked."""

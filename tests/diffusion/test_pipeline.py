@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -236,8 +237,6 @@ def test_seeds_decide(pipes):
 
 
 def test_a_model_of_rgb_alone():
-    from dataclasses import replace
-
     pipe = tiny_pipeline(replace(LITE, vae={**LITE.vae, "image_channels": 3}))
     output = repaired(pipe, **clip())
     assert output.rgb.shape == (3, 16, 24, 3) and output.disparity is None
@@ -275,7 +274,10 @@ def test_channels_last_changes_rounding_only():
 
 
 def test_compiled_in_place_it_still_saves(tmp_path):
-    pipe = tiny_pipeline()
+    # One level: tracing takes longer than running.
+    unet = {**LITE.unet, "block_out_channels": (16,)}
+    unet |= {"down_block_types": ("DownBlock3D",), "up_block_types": ("UpBlock3D",)}
+    pipe = tiny_pipeline(replace(LITE, unet=unet, vae={**LITE.vae, "block_out_channels": (16, 16)}))
     plain = repaired(pipe, **clip())
     pipe.compile(backend="eager")
     compiled = repaired(pipe, **clip())
