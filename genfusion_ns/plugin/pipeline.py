@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils import profiler
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -61,6 +62,15 @@ class GenFusionPipeline(VanillaPipeline):
             loss_dict["generated"] = generated_view_loss(render, frame, weight, loop.ssim_weight, loop.depth_weight)
             metrics["generated_weight"] = weight
         return outputs, loss_dict, metrics
+
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
+        """The model's before the datamanager's: a step's gradients reach the densifier before a round adds splats."""
+        return [
+            *self.model.get_training_callbacks(training_callback_attributes),
+            *self.datamanager.get_training_callbacks(training_callback_attributes),
+        ]
 
     def get_average_image_metrics(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Nerfstudio's means, less what is no number: one image has no deviation, and bare NaN is no valid JSON."""
