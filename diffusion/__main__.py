@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,8 @@ def main() -> None:
     args = tyro.cli(Repair, prog="python -m diffusion repair", args=arguments)
     console = Console()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console)])
+    # Read when torch is loaded. Threads that spin while they wait cost tenfold on a CPU shared with other programs.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # Loads torch, which --help can do without.
     from diffusion.repair_command import repair_clip
 

@@ -172,12 +172,13 @@ def make_scheduler(configuration: Configuration) -> RescaledDDIMScheduler | Resc
     return kind(**configuration.scheduler)
 
 
-def make_pipeline(name: str, seed: int = 0) -> RGBDVideoRepairPipeline:
-    """A pipeline with random weights, for tests, measurements and as the start of training. Float32, on the CPU.
+def make_pipeline(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> RGBDVideoRepairPipeline:
+    """A pipeline with random weights on the CPU, for tests, measurements and as the start of training.
 
     Args:
         name: one of `CONFIGURATIONS`.
         seed: determines the weights; the global random state is left alone.
+        dtype: of the networks.
 
     Raises:
         UserError: for another name.
@@ -189,7 +190,8 @@ def make_pipeline(name: str, seed: int = 0) -> RGBDVideoRepairPipeline:
         torch.manual_seed(seed)
         modules = make_modules(configuration)
     for module in modules.values():
-        module.eval()
+        # diffusers' own `to` warns at every change of dtype, even where it has nothing to say.
+        nn.Module.to(module.eval(), dtype=dtype)
     scheduler = make_scheduler(configuration)
     return RGBDVideoRepairPipeline(**modules, scheduler=scheduler, **configuration.settings)  # pyright: ignore[reportArgumentType]
 

@@ -139,11 +139,11 @@ def _from_hub(name: str, options: dict[str, Any]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.md"], **options))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(
             f"the weights {name!r} are neither a local folder nor bundled, and their files (model_index.json first; "
-            f"{_size_hint()}) can't be fetched from the hub: {reason.rstrip('.')}. Download the repository on another machine "
-            f"and give the folder"
+            f"{_size_hint()}) can't be fetched from the hub: {reason}. Download the repository on another machine and "
+            f"give the folder"
         ) from error
 
 

@@ -36,7 +36,7 @@ def repair_clip(args: Repair, console: Console) -> None:
     device = _device(args.device)
     blueprint, folder = _blueprint(args)
     plan = _plan(args, clip, blueprint, device)
-    console.print(str(plan), highlight=False)
+    console.print(str(plan), highlight=False, soft_wrap=True)
     if plan.fits is False:
         raise UserError(
             f"the smallest way to run this needs {plan.peak / 2**20:,.0f} MiB, and the budget is "
@@ -129,7 +129,7 @@ def _plan(args: Repair, clip: Clip, blueprint: Blueprint, device: torch.device) 
 
 def _pipeline(args: Repair, folder: str, plan: MemoryPlan, device: torch.device) -> RGBDVideoRepairPipeline:
     if args.random_weights is not None:
-        pipe = make_pipeline(args.random_weights).to(plan.run.dtype)
+        pipe = make_pipeline(args.random_weights, dtype=plan.run.dtype)
     else:
         pipe = RGBDVideoRepairPipeline.from_pretrained(folder, torch_dtype=plan.run.dtype)
     if args.sampler == "ddim":
@@ -198,4 +198,5 @@ def _write(args: Repair, clip: Clip, rgb: Array, disparity: Array | None, consol
         video = write_video(args.out / "side_by_side.mp4", frames)
     except OSError as error:
         raise UserError(f"can't write to {args.out}: {error}; give another --out or make room there") from error
-    console.print(f"wrote {args.out} (frames, {video.name}, side_by_side.png: renderings left, repaired right)")
+    columns_text = "renderings left, repaired right"
+    console.print(f"wrote {args.out}: frames, {video.name}, side_by_side.png ({columns_text})", soft_wrap=True)
