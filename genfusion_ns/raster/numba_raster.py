@@ -134,9 +134,10 @@ class _Rasterize(torch.autograd.Function):
         height, width, real = call.view.height, call.view.width, features.dtype
         channels = [len(background), 1, 1, 1, 3, 1]
         maps = Maps(*(np.empty((height, width, c), real) for c in channels))
-        tiles = len(lists.offsets) - 1
         progress = Progress(
-            np.empty((height, width), np.int32), np.empty((height, width), np.int32), np.empty(tiles, np.int64)
+            np.empty((height, width), np.int32),
+            np.empty((height, width), np.int32),
+            np.empty((len(lists.splats), 2), np.int8),
         )
         state = _State(call, homographies, splats, more, lists, _array(background), progress)
         run_ranges(

@@ -74,14 +74,13 @@ def _falloff(hit_u, hit_v, hit_w, on_screen, one, half):
 @njit(**HELPER)
 def _frame(tile, width, height):
     """A tile's left and top, and how many of its columns and rows lie in the image."""
-    across = (width + 15) // 16
-    left, top = (tile % across) * 16, (tile // across) * 16
+    left, top = tile % ((width + 15) // 16) * 16, tile // ((width + 15) // 16) * 16
     return left, top, min(16, width - left), min(16, height - top)
 
 
 @njit(**HELPER)
 def _add_splat(planes, more_colors, record, rank, left, top, first_row, last_row, limits):
-    """Composite one splat over rows [first_row, last_row) of the tile."""
+    """Composite one splat over rows [first_row, last_row) of the tile. Returns the range of rows that took of it."""
     real = planes.dtype.type
     zero, half, one, two = real(0), real(0.5), real(1), real(2)
     ux, vx, wx, uy, vy, wy, w1 = record[2], record[3], record[4], record[5], record[6], record[7], record[8]
@@ -89,7 +88,9 @@ def _add_splat(planes, more_colors, record, rank, left, top, first_row, last_row
     depth, nx, ny, nz = record[15], record[16], record[17], record[18]
     x0, y0 = real(left) + half - record[0], real(top) + half - record[1]
     centre_x, centre_y = real(left) + half - record[9], real(top) + half - record[10]
+    first_taken, last_taken = 16, 0
     for row in range(first_row, last_row):
+        any_taken = False
         dy, ey = y0 + real(row), centre_y + real(row)
         row_u, row_v, row_w, row_e = uy * dy, vy * dy, wy * dy + w1, ey * ey
         for column in range(16):
@@ -103,6 +104,7 @@ def _add_splat(planes, more_colors, record, rank, left, top, first_row, last_row
             after = before - before * alpha
             seen = (alpha >= limits.alpha_min) & (before > zero) & (abs(hit_w) > limits.grazing)
             taken = seen & (after > limits.transmittance_min)
+            any_taken |= taken
             weight = alpha * before if taken else zero
             in_front = planes[_DEPTH + q]
             planes[_T + q] = after if taken else (-before if seen else before)
@@ -118,6 +120,9 @@ def _add_splat(planes, more_colors, record, rank, left, top, first_row, last_row
             planes[_NY + q] += weight * ny
             planes[_NZ + q] += weight * nz
             planes[_DISTORTION + q] += two * weight * (depth - depth * before - in_front)
+        if any_taken:
+            first_taken, last_taken = min(first_taken, row), row + 1
+    return first_taken, last_taken
 
 
 @njit(**HELPER)
@@ -177,20 +182,21 @@ def composite_forward(first, last, splats, more_colors, lists, background, limit
         left, top, columns, rows = _frame(tile, width, height)
         _start_forward(planes, more, columns, rows)
         run = lists.splats[lists.offsets[tile] : lists.offsets[tile + 1]]
-        rank = 0
-        while rank < len(run):
+        rows_taken = progress.rows[lists.offsets[tile] : lists.offsets[tile + 1]]
+        rows_taken[:] = 0
+        for rank in range(len(run)):
             if rank % 16 == 15 and _all_finished(planes):
                 break
             g = run[rank]
             first_row, last_row = max(splats.boxes[g, 2] - top, 0), min(splats.boxes[g, 3] - top, 16)
-            _add_splat(planes, more_colors, splats.records[g], real(rank), left, top, first_row, last_row, limits)
+            rows_taken[rank, 0], rows_taken[rank, 1] = _add_splat(
+                planes, more_colors, splats.records[g], real(rank), left, top, first_row, last_row, limits
+            )
             if more_colors is not None:
                 for c in range(extra):
                     value = more_colors[g, c]
                     for pixel in range(first_row * 16, last_row * 16):
                         more[c, pixel] += planes[_WEIGHT + np.uint64(pixel)] * value
-            rank += 1
-        progress.tile_ends[tile] = rank
         _write_tile(planes, more, left, top, columns, rows, run, splats.records, background, maps, progress)
 
 
@@ -287,8 +293,7 @@ def _start_backward(planes, more, left, top, columns, rows, background, maps, gr
         for x in range(columns):
             i, j, q = top + y, left + x, np.uint64(y * 16 + x)
             alpha = maps.alpha[i, j, 0]
-            transmittance = real(1) - alpha
-            to_alpha = grads.alpha[i, j, 0]
+            transmittance, to_alpha = real(1) - alpha, grads.alpha[i, j, 0]
             for c in range(channels):
                 if c < 3:
                     planes[_RED + np.uint64(c * _PIXELS) + q] = grads.color[i, j, c]
@@ -324,15 +329,16 @@ def composite_backward(
     more = np.empty((extra, _PIXELS), splats.records.dtype)
     for tile in range(first, last):
         left, top, columns, rows = _frame(tile, width, height)
-        begin, end, processed = lists.offsets[tile], lists.offsets[tile + 1], progress.tile_ends[tile]
+        begin, end = lists.offsets[tile], lists.offsets[tile + 1]
         to_median = np.empty(end - begin, splats.records.dtype)
         _start_backward(planes, more, left, top, columns, rows, background, maps, grads, progress, to_median)
-        for pair in range(begin + processed, end):
-            slots[lists.slots[pair]] = real(0)
-            more_slots[lists.slots[pair]] = real(0)
-        for rank in range(processed - 1, -1, -1):
+        for rank in range(end - begin - 1, -1, -1):
             g, slot = lists.splats[begin + rank], lists.slots[begin + rank]
-            first_row, last_row = max(splats.boxes[g, 2] - top, 0), min(splats.boxes[g, 3] - top, 16)
+            first_row, last_row = progress.rows[begin + rank]
+            if first_row >= last_row:
+                slots[slot] = real(0)
+                more_slots[slot] = real(0)
+                continue
             first_pixel, last_pixel = first_row * 16, last_row * 16
             if more_colors is not None:
                 for pixel in range(first_pixel, last_pixel):

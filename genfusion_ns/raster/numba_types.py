@@ -145,8 +145,8 @@ class Progress(NamedTuple):
     """[H, W] int32: rank in the tile's list of the first splat that a pixel no longer took."""
     medians: Any
     """[H, W] int32: rank of the splat that gave the median depth; -1 = none."""
-    tile_ends: Any
-    """[tiles] int64: number of splats after which all pixels of a tile were finished, or its list was."""
+    rows: Any
+    """[M, 2] int8: range of the tile's rows that took any of a pair's splat; empty where none did."""
 
 
 RECORD = 20
