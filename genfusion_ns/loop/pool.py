@@ -26,6 +26,8 @@ ALIKE_DISTANCE = 0.05
 """Two views are alike if their centres are closer than this, in scene extents, ..."""
 ALIKE_COSINE = math.cos(math.radians(5.0))
 """... and their directions than this."""
+LEAST_WEIGHT = 0.05
+"""A frame that weighs less is not worth the step that it would be rendered in."""
 
 
 @dataclass(frozen=True)
@@ -157,11 +159,12 @@ class Admission(NamedTuple):
     entered: int
     """New frames now in the pool (before the capacity was looked at)."""
     refused: int
-    """New frames that agreed less with the captured views than an older one of almost the same view."""
+    """New frames that weighed next to nothing, or agreed less with the captured views than an older one of almost the
+    same view."""
     replaced: int
     """Older frames that made room for such a new one."""
     evicted: int
-    """Frames that had to leave a full pool."""
+    """Older frames that had faded, and frames that had to leave a full pool."""
 
 
 def most_alike(camera: Camera, frames: Sequence[GeneratedFrame], unit: float) -> GeneratedFrame | None:
@@ -195,16 +198,18 @@ class GeneratedViews:
         """Take the frames of one round in.
 
         Where an older frame shows almost the same view, the one that agrees better with the captured views stays.
+        Frames that weigh less than LEAST_WEIGHT are not taken, or leave.
 
         Args:
             unit: the scene's extent, by which "almost the same" is measured.
             decay: factor on weight and agreement of all frames that are here already: they came from poorer splats.
         """
-        older = [replace(f, weight=f.weight * decay, agreement=f.agreement * decay) for f in self.frames]
+        aged = [replace(f, weight=f.weight * decay, agreement=f.agreement * decay) for f in self.frames]
+        older = [frame for frame in aged if frame.weight >= LEAST_WEIGHT]
         entering, replaced, refused = [], set(), 0
         for frame in frames:
             rival = most_alike(frame.camera, [f for f in older if f.id not in replaced], unit)
-            if rival is not None and rival.agreement > frame.agreement:
+            if frame.weight < LEAST_WEIGHT or (rival is not None and rival.agreement > frame.agreement):
                 refused += 1
                 continue
             if rival is not None:
@@ -215,7 +220,7 @@ class GeneratedViews:
         surplus = max(0, len(self.frames) - self.capacity)
         leaving = {frame.id for frame in sorted(self.frames, key=lambda frame: (frame.weight, frame.id))[:surplus]}
         self.frames = [frame for frame in self.frames if frame.id not in leaving]
-        return Admission(len(entering), refused, len(replaced), surplus)
+        return Admission(len(entering), refused, len(replaced), surplus + len(aged) - len(older))
 
     def reweigh(self, round: int, factor: float) -> int:
         """Multiply the weights of a round's frames; those whose weight becomes 0 leave. Returns how many left."""

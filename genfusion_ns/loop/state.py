@@ -22,7 +22,7 @@ class RoundReport:
     admitted: int
     """Frames that entered the pool."""
     evicted: int
-    """Frames that left it because it was full."""
+    """Frames that left it because it was full, or they had faded."""
     pool: int
     """Frames in the pool afterwards."""
     coverage: float
@@ -34,7 +34,8 @@ class RoundReport:
     agreement: float = 1.0
     """Mean agreement of the repaired frames with the captured views."""
     refused: int = 0
-    """Frames that did not enter, since an older one of the same view agreed better with the captured views."""
+    """Frames that did not enter: they weighed next to nothing, or an older one of the same view agreed better with the
+    captured views."""
     replaced: int = 0
     """Older frames that left for a new one of the same view."""
     added: int = 0

@@ -110,6 +110,14 @@ def test_age_takes_weight_and_standing(around):
     assert pool.admit([late], decay=0.5).replaced == 1
 
 
+def test_what_weighs_nothing_does_not_enter_and_what_has_faded_leaves(around):
+    pool = GeneratedViews(capacity=9)
+    assert pool.admit([frame(around[0], 0, weight=0.04), frame(around[1], 1, weight=0.06)]) == (1, 1, 0, 0)
+    assert pool.admit([frame(around[2], 2)], decay=0.8) == (1, 0, 0, 1)
+    assert pool.admit([frame(around[3], 3)], decay=0.0) == (1, 0, 0, 1)
+    assert [f.provenance.frame for f in pool.frames] == [3]
+
+
 def test_a_rounds_frames_can_lose_weight_or_leave(around):
     pool = GeneratedViews(capacity=9)
     second = dataclasses.replace(frame(around[1], 1), provenance=provenance(round=2))
