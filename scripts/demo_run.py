@@ -25,7 +25,7 @@ import numpy as np
 import tyro
 from PIL import Image, ImageDraw
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from tyro.conf import Positional
 
@@ -44,10 +44,12 @@ class Demo:
 
     out: Positional[Path] = REPO / "outputs" / "demo"
     """Folder for the scene, the runs, the table and the picture."""
-    few: int = 6
+    few: int = 3
     """How many photos the runs with few photos get."""
-    steps: int = 1500
-    """Training steps of each run."""
+    steps: int = 1300
+    """Training steps of the run with all photos."""
+    few_steps: int = 700
+    """Training steps of the runs with few photos, which have less to learn from."""
     size: tuple[int, int] = (160, 90)
     """Width and height of the scene's photos."""
     fresh: bool = False
@@ -60,6 +62,7 @@ class Case:
 
     key: str
     title: str
+    steps: int
     options: tuple[str, ...]
 
 
@@ -67,19 +70,19 @@ def cases(args: Demo) -> list[Case]:
     """The three trainings; the last is what the method is for."""
     sparse = ("genfusion-data", "--sparse-views", str(args.few))  # a subcommand: comes after all other options
     return [
-        Case("all_views", "2DGS, all photos", NO_LOOP),
-        Case("few_views", f"2DGS, {args.few} photos", (*NO_LOOP, *sparse)),
-        Case("genfusion", f"genfusion (identity repairer), {args.few} photos", sparse),
+        Case("all_views", "2DGS, all photos", args.steps, NO_LOOP),
+        Case("few_views", f"2DGS, {args.few} photos", args.few_steps, (*NO_LOOP, *sparse)),
+        Case("genfusion", f"genfusion (identity repairer), {args.few} photos", args.few_steps, sparse),
     ]
 
 
-def train_command(case: Case, args: Demo, scene: Path, runs: Path) -> list[str]:
+def train_command(case: Case, scene: Path, runs: Path) -> list[str]:
     """The `ns-train` call of a case, as a user would type it."""
     return [
         str(Path(sys.executable).with_name("ns-train")),
         "genfusion",
         *("--data", str(scene), "--output-dir", str(runs), "--experiment-name", case.key, "--timestamp", "run"),
-        *("--max-num-iterations", str(args.steps), "--vis", "tensorboard", "--steps-per-eval-image", "0"),
+        *("--max-num-iterations", str(case.steps), "--vis", "tensorboard", "--steps-per-eval-image", "0"),
         *case.options,
     ]
 
@@ -87,7 +90,7 @@ def train_command(case: Case, args: Demo, scene: Path, runs: Path) -> list[str]:
 def train(case: Case, args: Demo, scene: Path, console: Console) -> dict[str, Any]:
     """Train a case in its own process unless it is done already; its metrics and the path of its config.yml."""
     runs = args.out / "runs"
-    command = train_command(case, args, scene, runs)
+    command = train_command(case, scene, runs)
     folder = runs / case.key / "genfusion" / "run"
     key = hashlib.sha256(json.dumps([*command, (scene / "procedural.json").read_text()]).encode()).hexdigest()
     done = folder / "demo.json"
@@ -99,7 +102,7 @@ def train(case: Case, args: Demo, scene: Path, console: Console) -> dict[str, An
     console.print(f"[dim]$ ns-train {shlex.join(command[1:])}[/]", highlight=False, soft_wrap=True)
     shutil.rmtree(folder, ignore_errors=True)
     started = time.perf_counter()
-    follow(command, args.out / f"{case.key}.log", case.title, args.steps, console)
+    follow(command, args.out / f"{case.key}.log", case.title, case.steps, console)
     seconds = time.perf_counter() - started
     with (args.out / f"{case.key}.log").open("a") as log, contextlib.redirect_stdout(log):
         metrics = evaluate(folder)
@@ -118,28 +121,17 @@ def follow(command: list[str], log: Path, title: str, steps: int, console: Conso
     """
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps"))
     environment = {**os.environ, "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
+    piped: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
     with (
         log.open("w") as stream,
         Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress,
-        subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            errors="replace",
-            env=environment,
-        ) as process,
+        subprocess.Popen(command, **piped, text=True, errors="replace", env=environment) as process,
     ):
         task = progress.add_task(title, total=steps)
-        assert process.stdout is not None
         try:
-            for line in process.stdout:
+            for line in process.stdout or ():
                 stream.write(line)
-                if line.startswith("genfusion:"):
-                    progress.console.print(f"[dim]{line.rstrip()}[/]", highlight=False)
-                if match := ONE_STEP.search(line):
-                    progress.update(task, completed=int(match[1]))
+                show(line, progress, task)
             if process.wait() == 0:
                 progress.update(task, completed=steps)
         except BaseException:  # stopped by the user: no training without its demo
@@ -148,6 +140,14 @@ def follow(command: list[str], log: Path, title: str, steps: int, console: Conso
     if process.returncode != 0:
         console.print("\n".join(log.read_text().splitlines()[-20:]), markup=False, highlight=False)
         raise UserError(f"'{title}' failed with exit code {process.returncode}; its whole output is in {log}.")
+
+
+def show(line: str, progress: Progress, task: TaskID) -> None:
+    """Pass on what a line of the training's output says: a message of ours, or how far it is."""
+    if line.startswith("genfusion:"):
+        progress.console.print(line.rstrip(), style="dim", markup=False, highlight=False)
+    if match := ONE_STEP.search(line):
+        progress.update(task, completed=int(match[1]))
 
 
 def evaluate(folder: Path) -> dict[str, Any]:
@@ -186,11 +186,12 @@ def print_table(rows: list[tuple[Case, dict[str, Any]]], console: Console) -> No
     """The held-out table."""
     table = Table(title=f"held-out quality ({rows[0][1]['views']} photos that no run saw)")
     table.add_column("run")
-    for name in ("PSNR", "SSIM", "coverage", "Gaussians", "seconds"):
+    for name in ("steps", "PSNR", "SSIM", "coverage", "Gaussians", "seconds"):
         table.add_column(name, justify="right")
     for case, result in rows:
         table.add_row(
             case.title,
+            f"{case.steps:,}",
             f"{result['psnr']:.2f} dB",
             f"{result['ssim']:.3f}",
             f"{result['coverage']:.3f}",

@@ -237,10 +237,10 @@ def test_benchmark_rows_give_all_methods_the_same_views(data_root, tmp_path):
 
 
 def test_demo_trains_with_the_command_that_a_user_would_type(tmp_path):
-    args = demo_run.Demo(out=tmp_path, few=3, steps=77)
-    commands = [demo_run.train_command(case, args, tmp_path / "scene", tmp_path) for case in demo_run.cases(args)]
+    args = demo_run.Demo(out=tmp_path, few=3, steps=77, few_steps=55)
+    commands = [demo_run.train_command(case, tmp_path / "scene", tmp_path) for case in demo_run.cases(args)]
     assert all(command[1:4] == ["genfusion", "--data", str(tmp_path / "scene")] for command in commands)
-    assert all("77" in command for command in commands)
+    assert [command[command.index("--max-num-iterations") + 1] for command in commands] == ["77", "55", "55"]
     sparse = [command[-3:] for command in commands[1:]]
     assert sparse == [["genfusion-data", "--sparse-views", "3"]] * 2
     assert ["--pipeline.datamanager.loop.every" in command for command in commands] == [True, True, False]
@@ -248,10 +248,11 @@ def test_demo_trains_with_the_command_that_a_user_would_type(tmp_path):
 
 def test_demo_follows_a_training_and_shows_why_it_failed(tmp_path):
     console = Console(record=True, width=100, file=io.StringIO())
-    talk = "print('genfusion: two splats'); print('50 (50.00%)   3 ms', flush=True)"
+    talk = "print('noise'); print('genfusion: two splats.'); print('50 (50.00%)   3 ms', flush=True)"
     demo_run.follow([sys.executable, "-c", talk], tmp_path / "log", "good", 100, console)
     assert "50 (50.00%)" in (tmp_path / "log").read_text()
-    assert "two splats" in console.export_text(clear=False)
+    said = console.export_text(clear=False)
+    assert "genfusion: two splats." in said and "noise" not in said
     with pytest.raises(UserError, match="'bad' failed with exit code 3.*log"):
         demo_run.follow([sys.executable, "-c", "print('ouch'); exit(3)"], tmp_path / "log", "bad", 100, console)
     assert "ouch" in console.export_text()
