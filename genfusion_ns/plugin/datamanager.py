@@ -232,8 +232,9 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         return self.loop_state.pool.pick(self.config.seed, step), weight
 
     def _held_out(self, step: int) -> list[int]:
-        """The training photos that judge rounds instead of training: some, while generated views count."""
-        if self._loop.generated_weight(step) <= 0:
+        """The training photos that judge rounds instead of training: some, from the beginning (a photo that has trained
+        already would make the first round look bad) until generated views no longer count."""
+        if self._loop.every < 1 or step >= self._loop.until:
             return []
         return held_out(len(self.cached_train), self._loop.hold_out_from)
 

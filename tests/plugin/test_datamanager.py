@@ -13,6 +13,7 @@ from PIL import Image
 from genfusion_ns.cameras import project
 from genfusion_ns.data.mask import moving_window
 from genfusion_ns.errors import UserError
+from genfusion_ns.loop.accept import held_out
 from genfusion_ns.loop.pool import GeneratedFrame, Provenance
 from genfusion_ns.plugin.datamanager import GenFusionDataManager, GenFusionDataManagerConfig
 from genfusion_ns.plugin.dataparser import GenFusionDataParserConfig
@@ -118,6 +119,23 @@ def test_generated_views_are_served_while_lambda_is_positive(scene):
     found = views.next_generated(3500)
     assert found is not None
     assert found[1] == pytest.approx(views.config.loop.weight)  # half-way from 1000 to 6000
+
+
+def test_photos_that_judge_rounds_train_only_once_the_loop_has_ended(scene):
+    views = manager(scene)
+    views.set_run_length(7000)
+    views._loop.hold_out_from = 2
+    count = len(views.train_dataset)
+    judging = held_out(count, 2)
+
+    def shown(first):
+        return {views.next_train(step)[1]["image_idx"] for step in range(first, first + 2 * count)}
+
+    for first in (0, 900, 3000, 5900 - 2 * count):
+        assert shown(first) == set(range(count)) - set(judging)
+    assert shown(6000) == set(range(count))
+    views._loop.every = 0
+    assert shown(0) == set(range(count))
 
 
 def test_state_survives_a_plain_checkpoint(scene, tmp_path):
