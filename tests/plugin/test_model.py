@@ -82,7 +82,9 @@ def test_transparent_photos_are_blended_with_the_background():
 
 
 def test_surface_terms_come_in_at_their_scaled_steps():
-    model = make_model(distortion_lambda=1e-2, distortion_start=1400, normal_start=2100, reference_iterations=7000).train()
+    model = make_model(
+        distortion_lambda=1e-2, distortion_start=1400, normal_start=2100, reference_iterations=7000
+    ).train()
     model.set_run_length(70)
     terms = {}
     for step in (13, 14, 20, 21):
