@@ -18,6 +18,13 @@ def test_a_cpu_gets_numba_and_the_log_says_so(caplog):
     assert "Rasteriser: numba on cpu." in caplog.text
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_numba_is_also_taken_where_gradients_are_off(mode):
+    """As in evaluation and in the viewer."""
+    with mode():
+        assert choose_rasterizer().name == "numba"
+
+
 def test_torch_is_the_fallback(monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "numba.core.errors", None)  # as if numba were not installed
     assert choose_rasterizer("auto", "cpu").name == "torch"
