@@ -173,18 +173,23 @@ def make_step(rasterizer: Rasterizer, splats: Splats, camera: Camera, device: st
     return step
 
 
-def time_in_turns(steps: dict[str, Callable[[], None]], often: dict[str, int], rounds: int) -> dict[str, float]:
-    """Median wall milliseconds of each of `steps`, run in turns."""
+def time_in_turns(
+    steps: dict[str, Callable[[], None]], often: dict[str, int], rounds: int
+) -> dict[str, tuple[float, float]]:
+    """Median wall and CPU milliseconds of each of `steps`, run in turns."""
     for step in steps.values():
         step()
-    times: dict[str, list[float]] = {name: [] for name in steps}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
             for _ in range(often[name]):
-                start = time.perf_counter()
+                wall, cpu = time.perf_counter(), time.process_time()
                 step()
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in times.items()}
+                times[name].append((1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu)))
+    return {
+        name: (statistics.median(wall for wall, _ in values), statistics.median(cpu for _, cpu in values))
+        for name, values in times.items()
+    }
 
 
 def parse_sizes(text: str) -> list[tuple[int, int, int]]:
@@ -210,18 +215,20 @@ def run_case(count: int, width: int, height: int, args: Args) -> dict[str, float
     if torch.cuda.is_available():
         steps["gsplat"] = make_step(choose_rasterizer("gsplat", "cuda"), splats, camera, "cuda")
     ms = time_in_turns(steps, often, args.rounds)
-    ratio = ms["torch"] / ms["numba"] if "torch" in ms else None
-    return {
+    row: dict[str, float | None] = {
         "n": count,
         "width": width,
         "height": height,
         "overlap": round(overlap(splats, camera), 1),
         "threads": torch.get_num_threads(),
-        "torch_ms": ms.get("torch"),
-        "numba_ms": ms["numba"],
-        "gsplat_ms": ms.get("gsplat"),
-        "ratio_torch_over_numba": ratio,
     }
+    for name in ("torch", "numba", "gsplat"):
+        row[f"{name}_ms"] = ms[name][0] if name in ms else None
+    for name in ("torch", "numba"):
+        row[f"{name}_cpu_ms"] = ms[name][1] if name in ms else None
+    row["ratio_torch_over_numba"] = ms["torch"][0] / ms["numba"][0] if "torch" in ms else None
+    row["ratio_torch_over_numba_cpu"] = ms["torch"][1] / ms["numba"][1] if "torch" in ms else None
+    return row
 
 
 def slope(xs: list[float], ys: list[float]) -> float:
@@ -249,25 +256,24 @@ def run_slopes(args: Args) -> dict[str, float]:
         steps[f"p{width}"] = make_step(rasterizer, reference, make_camera(width, height), "cpu")
     ms = time_in_turns(steps, dict.fromkeys(steps, 2), args.rounds)
     return {
-        "slope_gaussians": slope([float(c) for c in counts], [ms[f"n{c}"] for c in counts]),
-        "slope_pixels": slope([float(w * h) for w, h in sides], [ms[f"p{w}"] for w, _ in sides]),
+        "slope_gaussians": slope([float(c) for c in counts], [ms[f"n{c}"][0] for c in counts]),
+        "slope_pixels": slope([float(w * h) for w, h in sides], [ms[f"p{w}"][0] for w, _ in sides]),
     }
 
 
 def print_table(rows: list[dict[str, float | None]], slopes: dict[str, float], console: Console) -> None:
     """Rows and slopes for people."""
     table = Table(title="Forward + backward, median ms")
-    for column in ("Gaussians", "image", "boxes per pixel", "torch", "numba", "gsplat", "torch / numba"):
+    for column in ("Gaussians", "image", "torch", "numba", "gsplat", "torch / numba", "by CPU time"):
         table.add_column(column, justify="right")
     for row in rows:
-        cells = ["-" if row[k] is None else f"{row[k]:.1f}" for k in ("torch_ms", "numba_ms", "gsplat_ms")]
-        ratio = row["ratio_torch_over_numba"]
+        times = ["-" if row[k] is None else f"{row[k]:.1f}" for k in ("torch_ms", "numba_ms", "gsplat_ms")]
+        ratios = [row["ratio_torch_over_numba"], row["ratio_torch_over_numba_cpu"]]
         table.add_row(
             f"{row['n']:,}",
             f"{row['width']}x{row['height']}",
-            f"{row['overlap']}",
-            *cells,
-            "-" if ratio is None else f"{ratio:.1f}x",
+            *times,
+            *("-" if ratio is None else f"{ratio:.1f}x" for ratio in ratios),
         )
     console.print(table)
     if slopes:

@@ -96,7 +96,7 @@ def run(arguments: MeshArguments) -> None:
         clusters=arguments.clusters,
     )
     temporary = arguments.output.with_name(f".{arguments.output.stem}.partial{arguments.output.suffix}")
-    if not o3d.io.write_triangle_mesh(str(temporary), mesh):
+    if not o3d.io.write_triangle_mesh(str(temporary), mesh):  # pyright: ignore[reportArgumentType]
         raise UserError(f"Open3D could not write {arguments.output}. Check that its folder is writable and not full.")
     temporary.replace(arguments.output)
     Console().print(

@@ -14,6 +14,7 @@ from nerfstudio.configs.base_config import LoggingConfig, MachineConfig, ViewerC
 from nerfstudio.plugins.types import MethodSpecification
 
 from genfusion_ns.densify_sparse import SparsityAwareDensifier
+from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.plugin import compat
 from genfusion_ns.plugin.datamanager import GenFusionDataManagerConfig
 from genfusion_ns.plugin.model import GenFusionModelConfig
@@ -44,7 +45,9 @@ def cpu_config(method_name: str) -> GenFusionTrainerConfig:
         method_name,
         device="cpu",
         max_num_iterations=2000,
-        datamanager=GenFusionDataManagerConfig(max_image_side=320, max_seed_points=10_000),
+        datamanager=GenFusionDataManagerConfig(
+            max_image_side=320, max_seed_points=10_000, loop=LoopConfig(max_side=320, expand=3000)
+        ),
         densifier=replace(SHORT_RUN_DENSIFIER, max_gaussians=30_000),
     )
 

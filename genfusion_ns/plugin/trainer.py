@@ -17,7 +17,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from genfusion_ns.errors import UserError
 from genfusion_ns.plugin.optimizers import LogLinearSchedulerConfig
-from genfusion_ns.plugin.pipeline import GenFusionPipeline
+from genfusion_ns.plugin.pipeline import GenFusionPipeline, GenFusionPipelineConfig
 
 
 @dataclass
@@ -26,6 +26,8 @@ class GenFusionTrainerConfig(TrainerConfig):
 
     _target: type = field(default_factory=lambda: GenFusionTrainer)
     """The trainer class."""
+    pipeline: GenFusionPipelineConfig = field(default_factory=GenFusionPipelineConfig)
+    """Views, splats and the loop."""
     max_bad_steps: int = 20
     """Steps in a row with a NaN or infinite loss or gradient that are skipped before the run stops; the last good
     checkpoint stays."""

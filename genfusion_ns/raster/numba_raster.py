@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -33,7 +33,6 @@ from genfusion_ns.raster.numba_types import (
 )
 from genfusion_ns.raster.threads import even_bounds, run_ranges
 
-logger = logging.getLogger(__name__)
 _REALS = {torch.float32: np.float32, torch.float64: np.float64}
 _SLOW_COMPILE_SECONDS = 2.0
 
@@ -300,23 +299,24 @@ class NumbaRasterizer:
 
 
 def warm_up(dtype: torch.dtype = torch.float32) -> None:
-    """Compile the kernels, or load them from numba's cache, by rendering one splat. Says so in the log when it takes
-    long, as it does once per machine and version."""
-    notice = threading.Timer(
-        _SLOW_COMPILE_SECONDS,
-        logger.info,
-        ["Compiling the CPU rasteriser; this takes some 20 seconds, and is kept for the next runs."],
-    )
+    """Compile the kernels, or load them from numba's cache, by rendering one splat. Says so on the console when it
+    takes long, as it does once per machine and version."""
+    notice = threading.Timer(_SLOW_COMPILE_SECONDS, _announce_compilation)
     notice.daemon = True
     notice.start()
     try:
-        # Evaluation and the viewer choose their rasteriser while gradients are off.
-        with torch.inference_mode(False), torch.enable_grad():
-            eye = torch.eye(4, dtype=dtype)
-            means, quats, scales, opacities = eye[2:3, :3], eye[:1], 0.1 + eye[:1, :3], eye[0, :1]
-            colors = torch.zeros(1, 16, 3, dtype=dtype, requires_grad=True)
-            camera = Camera(eye, eye[:3, :3], 4, 4)
+        eye = torch.eye(4, dtype=dtype)
+        means, quats, scales, opacities = eye[2:3, :3], eye[:1], 0.1 + eye[:1, :3], eye[0, :1]
+        colors = torch.zeros(1, 16, 3, dtype=dtype, requires_grad=True)
+        camera = Camera(eye, eye[:3, :3], 4, 4)
+        with torch.enable_grad():
             render = NumbaRasterizer(threads=1)(means, quats, scales, opacities, colors, camera, sh_degree=3)
             render.color.sum().backward()
     finally:
         notice.cancel()
+
+
+def _announce_compilation() -> None:
+    Console(stderr=True).print(
+        "Compiling the CPU rasteriser: some 10 seconds on an idle machine, and only this once.", highlight=False
+    )

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-import time
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -84,26 +84,28 @@ def test_gsplat_is_taken_on_cuda(monkeypatch):
     assert choose_rasterizer("auto", "cuda").name == "gsplat"
 
 
-def test_slow_compilation_is_announced(monkeypatch, caplog):
+def test_slow_compilation_is_announced(monkeypatch, capsys):
     monkeypatch.setattr(numba_raster, "_SLOW_COMPILE_SECONDS", 0.0)
-    real = numba_raster.NumbaRasterizer.__call__
+    announced = threading.Event()
+    announce, render = numba_raster._announce_compilation, numba_raster.NumbaRasterizer.__call__
 
     def slow(self, *args, **kwargs):
-        for _ in range(200):
-            if caplog.text:
-                break
-            time.sleep(0.01)
-        return real(self, *args, **kwargs)
+        assert announced.wait(20)
+        return render(self, *args, **kwargs)
 
+    monkeypatch.setattr(numba_raster, "_announce_compilation", lambda: (announce(), announced.set()))
     monkeypatch.setattr(numba_raster.NumbaRasterizer, "__call__", slow)
-    with caplog.at_level(logging.INFO, logger="genfusion_ns.raster"):
-        numba_raster.warm_up()
-    assert "Compiling the CPU rasteriser" in caplog.text
-
-
-def test_fast_start_is_silent(caplog):
     numba_raster.warm_up()
-    caplog.clear()
-    with caplog.at_level(logging.INFO, logger="genfusion_ns.raster"):
+    assert "Compiling the CPU rasteriser" in capsys.readouterr().err
+
+
+def test_fast_start_is_silent(capsys):
+    numba_raster.warm_up()
+    capsys.readouterr()
+    numba_raster.warm_up()
+    assert capsys.readouterr().err == ""
+
+
+def test_warm_up_works_where_gradients_are_off():
+    with torch.no_grad():
         numba_raster.warm_up()
-    assert caplog.text == ""
