@@ -305,11 +305,12 @@ def warm_up(dtype: torch.dtype = torch.float32) -> None:
     notice.daemon = True
     notice.start()
     try:
-        eye = torch.eye(4, dtype=dtype)
-        means, quats, scales, opacities = eye[2:3, :3], eye[:1], 0.1 + eye[:1, :3], eye[0, :1]
-        colors = torch.zeros(1, 16, 3, dtype=dtype, requires_grad=True)
-        camera = Camera(eye, eye[:3, :3], 4, 4)
-        with torch.enable_grad():
+        # Evaluation and the viewer choose their rasteriser while gradients are off.
+        with torch.inference_mode(False), torch.enable_grad():
+            eye = torch.eye(4, dtype=dtype)
+            means, quats, scales, opacities = eye[2:3, :3], eye[:1], 0.1 + eye[:1, :3], eye[0, :1]
+            colors = torch.zeros(1, 16, 3, dtype=dtype, requires_grad=True)
+            camera = Camera(eye, eye[:3, :3], 4, 4)
             render = NumbaRasterizer(threads=1)(means, quats, scales, opacities, colors, camera, sh_degree=3)
             render.color.sum().backward()
     finally:

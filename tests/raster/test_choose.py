@@ -104,8 +104,3 @@ def test_fast_start_is_silent(capsys):
     capsys.readouterr()
     numba_raster.warm_up()
     assert capsys.readouterr().err == ""
-
-
-def test_warm_up_works_where_gradients_are_off():
-    with torch.no_grad():
-        numba_raster.warm_up()
