@@ -153,14 +153,6 @@ def test_changing_an_input_in_place_before_backward_is_noticed():
         loss.backward()
 
 
-def test_renders_without_gradients():
-    scene = random_scene(50, 13)
-    with torch.no_grad():
-        plain = scene.render(NUMBA)
-    assert not plain.color.requires_grad
-    assert torch.equal(plain.color, scene.render(NUMBA).color)
-
-
 def test_takes_strided_inputs():
     scene = random_scene(50, 14)
     strided = replace(scene, means=torch.stack([scene.means, scene.means], 1)[:, 0])

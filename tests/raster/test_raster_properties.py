@@ -105,6 +105,16 @@ def test_ranges(rasterizer, seed, size):
 
 
 @pytest.mark.parametrize("rasterizer", BACKENDS)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_renders_where_gradients_are_off(rasterizer, mode):
+    scene = random_scene(30, 7).attach()
+    with mode():
+        plain = scene.render(rasterizer)
+    assert not plain.color.requires_grad
+    assert torch.equal(plain.color, scene.render(rasterizer).color)
+
+
+@pytest.mark.parametrize("rasterizer", BACKENDS)
 def test_equal_depths_keep_their_order(rasterizer):
     scene = random_scene(12, 5, channels=1, size=1.0)
     means = scene.means.clone()
