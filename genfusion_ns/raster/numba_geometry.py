@@ -101,15 +101,15 @@ def _fill_box(box, h, x, y, radius, opacity, width, height, limits):
     square = real(2) * level
     norm = square * (h[6] * h[6] + h[7] * h[7]) - h[8] * h[8]
     if norm < real(-1e-3) * h[8] * h[8]:
-        f = real(1) / norm
-        mid_x = f * (square * (h[0] * h[6] + h[1] * h[7]) - h[2] * h[8])
-        mid_y = f * (square * (h[3] * h[6] + h[4] * h[7]) - h[5] * h[8])
-        half_x = mid_x * mid_x - f * (square * (h[0] * h[0] + h[1] * h[1]) - h[2] * h[2])
-        half_y = mid_y * mid_y - f * (square * (h[3] * h[3] + h[4] * h[4]) - h[5] * h[5])
-        half_x = math.sqrt(max(half_x, real(0))) * real(1.001) + real(0.01)
-        half_y = math.sqrt(max(half_y, real(0))) * real(1.001) + real(0.01)
-        low_x, high_x = min(low_x, mid_x - half_x), max(high_x, mid_x + half_x)
-        low_y, high_y = min(low_y, mid_y - half_y), max(high_y, mid_y + half_y)
+        # The bounding box at that many sigmas, from the projected centre, where nothing large cancels.
+        f = square / norm
+        ox, oy = h[2] / h[8], h[5] / h[8]
+        ux, uy, vx, vy = h[0] - ox * h[6], h[1] - ox * h[7], h[3] - oy * h[6], h[4] - oy * h[7]
+        mid_x, mid_y = f * (ux * h[6] + uy * h[7]), f * (vx * h[6] + vy * h[7])
+        half_x = math.sqrt(max(mid_x * mid_x - f * (ux * ux + uy * uy), real(0))) * real(1.001) + real(0.01)
+        half_y = math.sqrt(max(mid_y * mid_y - f * (vx * vx + vy * vy), real(0))) * real(1.001) + real(0.01)
+        low_x, high_x = min(low_x, ox + mid_x - half_x), max(high_x, ox + mid_x + half_x)
+        low_y, high_y = min(low_y, oy + mid_y - half_y), max(high_y, oy + mid_y + half_y)
     else:  # the disc reaches the camera plane: its image has no end
         low_x, high_x, low_y, high_y = real(0), real(width), real(0), real(height)
     tile, half = real(16), real(0.5)
