@@ -172,7 +172,7 @@ def before_after(rows: list[tuple[Case, dict[str, Any]]], target: Path) -> None:
     for (case, result), folder in zip(rows, folders, strict=True):
         tiles.append((f"{case.title}: {result['psnr']:.1f} dB", Image.open(folder / "render.png")))
     width, height = tiles[0][1].size
-    scale = max(1, 480 // width)
+    scale = max(1, 360 // width)
     width, height, bar = width * scale, height * scale, 20
     sheet = Image.new("RGB", (2 * width + 4, 2 * (height + bar) + 4), "white")
     for index, (caption, image) in enumerate(tiles):
