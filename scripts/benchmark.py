@@ -22,6 +22,7 @@ from typing import Any
 
 import tyro
 from benchmark_row import METHODS, Method, Row, Split
+from held_out import code_hash
 from rich.console import Console
 from rich.table import Table
 
@@ -91,15 +92,6 @@ def rows_of(args: Benchmark, has_cuda: bool) -> list[Row]:
         for split in args.splits
         for method in methods
     ]
-
-
-def code_hash() -> str:
-    """A hash of all source that a row runs; rows of other code are not read back."""
-    digest = hashlib.sha256()
-    sources = [path for folder in ("genfusion_ns", "diffusion") for path in (REPO / folder).rglob("*.py")]
-    for path in sorted([*sources, REPO / "scripts" / "benchmark_row.py", REPO / "scripts" / "held_out.py"]):
-        digest.update(str(path.relative_to(REPO)).encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def measured(row: Row, args: Benchmark, code: str, console: Console) -> dict[str, Any] | None:

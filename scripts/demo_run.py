@@ -1,6 +1,6 @@
 """The demo's work: a procedural scene, three trainings, a table, a before/after picture. Started by scripts/demo.
 
-Rows that are already there from the same settings are kept, so that a second run ends in seconds.
+Rows that are already there from the same settings and the same code are kept, so that a second run ends in seconds.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import tyro
+from held_out import code_hash, held_out_metrics, held_out_views
 from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -92,7 +93,8 @@ def train(case: Case, args: Demo, scene: Path, console: Console) -> dict[str, An
     runs = args.out / "runs"
     command = train_command(case, scene, runs)
     folder = runs / case.key / "genfusion" / "run"
-    key = hashlib.sha256(json.dumps([*command, (scene / "procedural.json").read_text()]).encode()).hexdigest()
+    recipe = [*command, (scene / "procedural.json").read_text(), code_hash()]
+    key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
     done = folder / "demo.json"
     if done.is_file() and not args.fresh:
         result = json.loads(done.read_text())
@@ -152,7 +154,6 @@ def show(line: str, progress: Progress, task: TaskID) -> None:
 
 def evaluate(folder: Path) -> dict[str, Any]:
     """Held-out metrics of a run; the photo and the render of its middle held-out view go beside it as PNG."""
-    from held_out import held_out_metrics, held_out_views
     from nerfstudio.utils.eval_utils import eval_setup
 
     pipeline: Any = eval_setup(folder / "config.yml", test_mode="test")[1]

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+def code_hash() -> str:
+    """A hash of the source that training and evaluation run; results of other code are not read back."""
+    digest = hashlib.sha256()
+    packages = [path for folder in ("genfusion_ns", "diffusion") for path in (REPO / folder).rglob("*.py")]
+    for path in sorted([*packages, REPO / "scripts" / "benchmark_row.py", Path(__file__).resolve()]):
+        digest.update(str(path.relative_to(REPO)).encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 @torch.no_grad()
