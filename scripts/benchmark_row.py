@@ -52,6 +52,7 @@ def trainer_config(row: Row, output_dir: Path) -> Any:
         data.mask = "moving"
     elif row.split != "all":
         data.dataparser.sparse_views = int(row.split)
+    data.loop.repairer = "identity"
     if row.method != "genfusion-identity":
         data.loop.every = 0
     if row.width is not None:
