@@ -113,7 +113,8 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
             every = list(range(0, len(self.train_dataset), EVAL_FALLBACK_EVERY))
             CONSOLE.print(
                 f"[yellow]No photo is held out;[/] {len(every)} of the training photos stand in, so evaluation shows "
-                "fit, not quality. Hold some out: --pipeline.datamanager.dataparser.eval-interval 8."
+                "fit, not quality. To hold some out, end the command with: genfusion-data --eval-interval 8",
+                soft_wrap=True,
             )
             outputs = subset(self.train_dataparser_outputs, every)
         return self.dataset_type(dataparser_outputs=outputs, scale_factor=self.config.camera_res_scale_factor)
@@ -194,10 +195,11 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
     @staticmethod
     def _log_points(found: InitialPoints) -> None:
         CONSOLE.print(
-            f"[bold]genfusion:[/] {len(found.xyz):,} initial points, {found.measured:,} measured; {found.source}."
+            f"[bold]genfusion:[/] {len(found.xyz):,} initial points, {found.measured:,} measured; {found.source}.",
+            soft_wrap=True,
         )
         for note in found.notes:
-            CONSOLE.print(f"[yellow]note:[/] {note}")
+            CONSOLE.print(f"[yellow]note:[/] {note}", soft_wrap=True)
 
     # -- views of a step -----------------------------------------------------------------------------------------
 
@@ -275,7 +277,8 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         self.loop_state.pool.save(folder)
         CONSOLE.print(
             f"[bold]genfusion:[/] round {report.round + 1} at step {k}: {report.admitted} views from {report.clips} "
-            f"clips ({self._repairer.name}), coverage {report.coverage:.2f}, {report.seconds:.1f} s."
+            f"clips ({self._repairer.name}), coverage {report.coverage:.2f}, {report.seconds:.1f} s.",
+            soft_wrap=True,
         )
 
     def end_loop_if_due(self, model: GenFusionModel, step: int) -> None:
@@ -338,7 +341,7 @@ def checked(outputs: DataparserOutputs, minimum: int = 2) -> DataparserOutputs:
         minimum=minimum,
     )
     for note in report.notes:
-        CONSOLE.print(f"[yellow]note:[/] {note}")
+        CONSOLE.print(f"[yellow]note:[/] {note}", soft_wrap=True)
     if len(report.keep) == len(outputs.image_filenames):
         return outputs
     ids = outputs.metadata.get("image_ids", range(len(outputs.image_filenames)))

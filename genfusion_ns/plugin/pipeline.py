@@ -100,7 +100,8 @@ class GenFusionPipeline(VanillaPipeline):
         CONSOLE.print(
             f"[bold]genfusion:[/] {model.rasterizer.name} rasteriser on {model.device}, {model.num_points:,} Gaussians"
             f", {len(self.datamanager.train_dataset)} photos; about {minutes:.1f} min for {remaining_steps:,} steps "
-            f"({1000 * seconds:.0f} ms a step now; more as Gaussians are added)."
+            f"({1000 * seconds:.0f} ms a step now; more as Gaussians are added).",
+            soft_wrap=True,
         )
 
     def _probe(self, step: int) -> None:
