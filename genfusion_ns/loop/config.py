@@ -38,9 +38,10 @@ class DiffusionConfig:
 class LoopConfig:
     """When novel views are made, which, and how much they count."""
 
-    repairer: str = "identity"
-    """Who repairs the renders: 'identity' gives them back unchanged, 'classical' fills holes and smooths (neither needs
-    weights), 'diffusion' is the video model; other packages may register more."""
+    repairer: str = "classical"
+    """Who repairs the renders: 'classical' fills holes and smooths, 'identity' gives them back unchanged (neither needs
+    weights), 'diffusion' is the video model; other packages may register more. Until weights are bundled the default is
+    what measured best: with 3 photos of llff_fern identity cost 0.8 dB against no loop, classical nothing."""
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     """Settings of the repairer 'diffusion'."""
     start: int = 1000
