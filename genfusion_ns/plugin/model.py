@@ -287,7 +287,7 @@ class GenFusionModel(SplatfactoModel):
         """2DGS's regularisers that are active at this step (arXiv 2403.17888, equations 13 and 14)."""
         terms: dict[str, Tensor] = {}
         if self.config.distortion_lambda > 0 and self.step >= self.scaled(self.config.distortion_start):
-            terms["distortion"] = self.config.distortion_lambda * render.distortion.mean()
+            terms["distortion"] = self.config.distortion_lambda * losses.distortion(render.distortion)
         if self.config.normal_lambda > 0 and self.step >= self.scaled(self.config.normal_start):
             surface = depth_to_normal(self.surface_depth(render), camera)
             terms["normal"] = self.config.normal_lambda * losses.normal_consistency(

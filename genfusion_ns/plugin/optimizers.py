@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +9,8 @@ import torch
 from nerfstudio.engine.optimizers import OptimizerConfig
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from genfusion_ns.schedule import log_linear
 
 
 @dataclass
@@ -47,7 +48,7 @@ class LogLinearScheduler(Scheduler):
     def get_scheduler(self, optimizer: torch.optim.Optimizer, lr_init: float) -> LRScheduler:
         assert self.config.max_steps is not None, "GenFusionTrainer.setup_optimizers fills max_steps in"
         steps, ratio = self.config.max_steps, self.config.lr_final / lr_init
-        return LambdaLR(optimizer, lambda k: math.exp(math.log(ratio) * min(k / steps, 1.0)))
+        return LambdaLR(optimizer, lambda k: log_linear(k, 1.0, ratio, steps))
 
 
 def gaussian_optimizers() -> dict[str, Any]:

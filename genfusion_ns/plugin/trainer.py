@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -135,8 +134,3 @@ class GenFusionTrainer(Trainer):
             for old in self.checkpoint_dir.glob("*.ckpt"):
                 if old != path:
                     old.unlink()
-
-
-def checkpoint_steps(folder: Path) -> list[int]:
-    """Steps of the checkpoints in a run's nerfstudio_models folder, ascending."""
-    return sorted(int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.ckpt"))
