@@ -10,12 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.configs.dataparser_configs import AnnotatedDataParserUnion
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
-from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -24,7 +22,6 @@ from genfusion_ns.cameras import Camera
 from genfusion_ns.data.colmap import find_model, read_model
 from genfusion_ns.data.mask import Window, fixed_window, moving_window
 from genfusion_ns.data.points import InitialPoints, PointsMode, initial_points
-from genfusion_ns.data.validate import validate_scene
 from genfusion_ns.data.views import TrainView
 from genfusion_ns.loop.accept import held_out, judge_last_round
 from genfusion_ns.loop.config import LoopConfig
@@ -101,14 +98,14 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
     def create_train_dataset(self) -> InputDataset:
         """The training photos, checked; broken ones are left out while they are few."""
         if self.test_mode == "val":
-            self.train_dataparser_outputs = checked(self.train_dataparser_outputs)
+            self.train_dataparser_outputs = photos.checked(self.train_dataparser_outputs)
         return super().create_train_dataset()
 
     def create_eval_dataset(self) -> InputDataset:
         """The held-out photos; Nerfstudio's commands need at least one, so training photos stand in for none."""
         outputs = self.dataparser.get_dataparser_outputs(split=self.test_split)
         if outputs.image_filenames and self.test_mode != "inference":
-            outputs = checked(outputs, minimum=1)
+            outputs = photos.checked(outputs, minimum=1)
         if not outputs.image_filenames:
             every = list(range(0, len(self.train_dataset), EVAL_FALLBACK_EVERY))
             CONSOLE.print(
@@ -322,29 +319,3 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.loop_state.load_state_dict(state)
-
-
-def checked(outputs: DataparserOutputs, minimum: int = 2) -> DataparserOutputs:
-    """The frames whose photos and poses are sound; fewer than `minimum` are not enough.
-
-    Raises:
-        UserError: what is wrong with the scene, all offenders at once.
-    """
-    cameras = outputs.cameras
-    widths, heights = photos.sizes(cameras)
-    report = validate_scene(
-        outputs.image_filenames,
-        cameras.camera_to_worlds.double().numpy(),
-        photos.intrinsics(cameras),
-        np.array(widths),
-        np.array(heights),
-        minimum=minimum,
-    )
-    for note in report.notes:
-        CONSOLE.print(f"[yellow]note:[/] {note}", soft_wrap=True)
-    if len(report.keep) == len(outputs.image_filenames):
-        return outputs
-    ids = outputs.metadata.get("image_ids", range(len(outputs.image_filenames)))
-    kept = subset(outputs, report.keep)
-    kept.metadata["image_ids"] = [ids[i] for i in report.keep]
-    return kept

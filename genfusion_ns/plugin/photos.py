@@ -1,4 +1,5 @@
-"""Photos as they are trained on: cropped to their window, reduced to the longest side allowed, cameras kept exact."""
+"""Photos as they are trained on: the sound ones, cropped to their window, reduced to the longest side allowed, cameras
+kept exact."""
 
 from __future__ import annotations
 
@@ -9,10 +10,14 @@ import cv2
 import numpy as np
 import torch
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.utils.rich_utils import CONSOLE
 from numpy.typing import NDArray
 from torch import Tensor
 
 from genfusion_ns.data.mask import Window
+from genfusion_ns.data.validate import validate_scene
+from genfusion_ns.plugin.dataparser import subset
 
 
 def fit_photo(data: dict[str, Any], cameras: Cameras, index: int, window: Window | None, max_side: int | None) -> None:
@@ -66,3 +71,29 @@ def intrinsics(cameras: Cameras) -> NDArray[np.float64]:
 def sizes(cameras: Cameras) -> tuple[Sequence[int], Sequence[int]]:
     """Widths and heights of all cameras."""
     return cameras.width.flatten().tolist(), cameras.height.flatten().tolist()
+
+
+def checked(outputs: DataparserOutputs, minimum: int = 2) -> DataparserOutputs:
+    """The frames whose photos and poses are sound; fewer than `minimum` are not enough.
+
+    Raises:
+        UserError: what is wrong with the scene, all offenders at once.
+    """
+    cameras = outputs.cameras
+    widths, heights = sizes(cameras)
+    report = validate_scene(
+        outputs.image_filenames,
+        cameras.camera_to_worlds.double().numpy(),
+        intrinsics(cameras),
+        np.array(widths),
+        np.array(heights),
+        minimum=minimum,
+    )
+    for note in report.notes:
+        CONSOLE.print(f"[yellow]note:[/] {note}", soft_wrap=True)
+    if len(report.keep) == len(outputs.image_filenames):
+        return outputs
+    ids = outputs.metadata.get("image_ids", range(len(outputs.image_filenames)))
+    kept = subset(outputs, report.keep)
+    kept.metadata["image_ids"] = [ids[i] for i in report.keep]
+    return kept
