@@ -54,6 +54,21 @@ def every_kth_split(count: int, k: int = HOLD_OUT_EVERY) -> Split:
     return Split([index for index in range(count) if index not in test], test)
 
 
+def every_kth_trains(count: int, k: int) -> Split:
+    """Photos 0, k, 2k, … train, all the others are held out: the masked protocol of GenFusion, whose 2 ("1/2 fps") and
+    4 ("1/4 fps") thin a video.
+
+    Raises:
+        UserError: k < 2, or fewer than two photos would train.
+    """
+    if k < 2:
+        raise UserError(f"Found training interval {k}; expected 2 or more, so that photos remain to evaluate on.")
+    train = list(range(0, count, k))
+    if len(train) < 2:
+        raise UserError(f"Every {k}th of {count} photos is {len(train)}; training needs at least 2. Ask for more.")
+    return Split(train, [index for index in range(count) if index % k])
+
+
 def load_split(scene: Path, n: int, names: Sequence[str]) -> Split:
     """Read `train_test_split_{n}.json` in `scene`; `names` are all photos of the capture, sorted by name.
 

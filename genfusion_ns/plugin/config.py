@@ -1,7 +1,8 @@
 """The methods that `ns-train` lists.
 
 `genfusion` is the GPU preset where there is CUDA and the CPU preset where there is none; `genfusion-gpu` and
-`genfusion-cpu` name them outright. Every value can be overridden on the command line.
+`genfusion-cpu` name them outright. `genfusion-sparse`, `genfusion-masked` and `genfusion-completion` are the paper's
+recipes (plugin/presets.py) at the size that suits the machine. Every value can be overridden on the command line.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from genfusion_ns.plugin.datamanager import GenFusionDataManagerConfig
 from genfusion_ns.plugin.model import GenFusionModelConfig
 from genfusion_ns.plugin.optimizers import gaussian_optimizers
 from genfusion_ns.plugin.pipeline import GenFusionPipelineConfig
+from genfusion_ns.plugin.presets import PRESETS
 from genfusion_ns.plugin.trainer import GenFusionTrainerConfig
 
 compat.apply()
@@ -81,6 +83,11 @@ def _describe(config: GenFusionTrainerConfig, description: str) -> MethodSpecifi
     return MethodSpecification(config=config, description=description)
 
 
+def paper_config(preset: Literal["sparse", "masked", "completion"]) -> GenFusionTrainerConfig:
+    """One of the paper's recipes, at the size that suits the machine."""
+    return PRESETS[preset](_automatic(f"genfusion-{preset}"))
+
+
 _automatic = gpu_config if torch.cuda.is_available() else cpu_config
 
 genfusion = _describe(
@@ -89,3 +96,8 @@ genfusion = _describe(
 )
 genfusion_gpu = _describe(gpu_config("genfusion-gpu"), "GenFusion's full-size preset, whatever the machine.")
 genfusion_cpu = _describe(cpu_config("genfusion-cpu"), "GenFusion's small preset for CPUs: minutes on two cores.")
+genfusion_sparse = _describe(paper_config("sparse"), "GenFusion's published recipe for 3, 6 or 9 views.")
+genfusion_masked = _describe(paper_config("masked"), "GenFusion's published recipe for a moving quarter of each photo.")
+genfusion_completion = _describe(
+    paper_config("completion"), "GenFusion's published recipe for completing a scene beyond its photos."
+)

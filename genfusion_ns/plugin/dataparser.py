@@ -19,12 +19,13 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserCo
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification
+from PIL import Image, UnidentifiedImageError
 
-from genfusion_ns.data.split import every_kth_split, load_split, spread_split
+from genfusion_ns.data.layouts import COLMAP_FOLDERS, available_factors, recognise
+from genfusion_ns.data.split import every_kth_split, every_kth_trains, load_split, spread_split
 from genfusion_ns.data.validate import missing_scene_error, validate_cameras, validate_scene
 from genfusion_ns.errors import UserError
 
-COLMAP_FOLDERS = ("colmap/sparse/0", "sparse/0")
 SPLIT_KEYS = {"train": "train_filenames", "val": "val_filenames", "test": "test_filenames"}
 
 
@@ -39,10 +40,17 @@ class GenFusionDataParserConfig(DataParserConfig):
     sparse_views: int = 0
     """Train on this many views only (0 = all): those of the scene's train_test_split_{n}.json if there is one, else n
     views spread evenly over position and direction."""
+    splits: Path | None = None
+    """Folder of train_test_split_{n}.json (or of one folder per scene that holds them), where they are not in the
+    scene's own: ReconFusion's lists come without photos."""
+    train_every: int = 0
+    """Train on every so many-th image, sorted by name, and hold all the others out (0 = off): GenFusion's masked
+    protocol takes 2 and 4. Comes before eval-interval; sparse-views comes before both."""
     eval_interval: int = 8
     """Every so many-th image, sorted by name, is held out for evaluation; unused where the scene has a split."""
     downscale_factor: int | None = None
-    """Read images_{factor} instead of images; None = full size, which the datamanager's max-image-side then reduces."""
+    """Read images_{factor} instead of images; None = images, or the largest of images_2, images_4, … where there is no
+    images. The datamanager's max-image-side reduces further."""
     orientation_method: Literal["pca", "up", "vertical", "none"] = "up"
     """How Nerfstudio turns the world upright; up follows the cameras."""
     center_method: Literal["poses", "focus", "none"] = "poses"
@@ -83,14 +91,19 @@ class GenFusionDataParser(DataParser):
 
     def _read(self) -> tuple[DataparserOutputs, dict[str, list[str]]]:
         """All frames, sorted by name, and the names that transforms.json assigns to splits (often none)."""
+        layout = recognise(self.config.data) if self.config.data.is_dir() else None
+        if layout is not None:
+            self.config.data = layout.scene  # for all who ask where the scene is
         data = self.config.data
         transforms = data if data.suffix == ".json" else data / "transforms.json"
+        factor = self._factor(data.parent if data.suffix == ".json" else data)
         common = {
             "data": data,
             "orientation_method": self.config.orientation_method,
             "center_method": self.config.center_method,
             "auto_scale_poses": self.config.auto_scale_poses,
-            "downscale_factor": self.config.downscale_factor or 1,
+            # Reduced photos come in below: Nerfstudio would ask on the terminal for missing ones, and guess their size.
+            "downscale_factor": 1,
             # An interval of 1 makes every image a test image: all of them, without the warning of eval_mode="all".
             "eval_mode": "interval",
             "eval_interval": 1,
@@ -108,23 +121,59 @@ class GenFusionDataParser(DataParser):
                     f"{transforms} could not be read by Nerfstudio: {error}. Write it again with genfusion-prepare or "
                     "ns-process-data."
                 ) from error
-            return sort_by_name(outputs), names
+            return sort_by_name(reduced(outputs, factor)), names
         for folder in COLMAP_FOLDERS:
             if (data / folder).is_dir():
                 parser = ColmapDataParserConfig(
                     **common, colmap_path=Path(folder), images_path=self.config.images_path
                 ).setup()
-                return sort_by_name(parser.get_dataparser_outputs(split="test")), {}
+                outputs = parser.get_dataparser_outputs(split="test")
+                return sort_by_name(reduced(outputs, factor)), {}
         raise missing_scene_error(data, [transforms, *(data / folder for folder in COLMAP_FOLDERS)])
+
+    def _factor(self, folder: Path) -> int:
+        """Which of images, images_2, … is read.
+
+        Raises:
+            UserError: the folder that was asked for is not there (Nerfstudio would ask a question on the terminal).
+        """
+        images, wanted = self.config.images_path, self.config.downscale_factor or 1
+        there = available_factors((folder / images).parent, images.name)
+        if wanted > 1 and wanted not in there:
+            have = ", ".join(f"{images.name}_{factor}" for factor in there) or "none"
+            raise UserError(
+                f"downscale-factor is {wanted}, but {folder} has no {images.name}_{wanted} (reduced photos there: "
+                f"{have}). Leave it out; --pipeline.datamanager.max-image-side reduces photos as they are read."
+            )
+        if self.config.downscale_factor is None and there and not (folder / images).is_dir():
+            return there[0]
+        return wanted
+
+    def _split_folder(self, n: int) -> Path | None:
+        """Where train_test_split_{n}.json lies."""
+        scene = self.config.data.parent if self.config.data.suffix == ".json" else self.config.data
+        places = [scene]
+        if self.config.splits is not None:
+            name = scene.parent.name if scene.name == "nerfstudio" else scene.name
+            places = [self.config.splits / name, self.config.splits]
+        found = next((place for place in places if (place / f"train_test_split_{n}.json").is_file()), None)
+        if found is None and self.config.splits is not None:
+            raise UserError(
+                f"Found no train_test_split_{n}.json in {' or '.join(map(str, places))}. Leave splits out to have {n} "
+                "evenly spread views chosen."
+            )
+        return found
 
     def _split(self, outputs: DataparserOutputs, names: dict[str, list[str]]) -> Frames:
         files = [path.name for path in outputs.image_filenames]
         c2w = outputs.cameras.camera_to_worlds.numpy()
-        folder = self.config.data.parent if self.config.data.suffix == ".json" else self.config.data
         n = self.config.sparse_views
-        if n > 0 and (folder / f"train_test_split_{n}.json").is_file():
+        if n > 0 and (folder := self._split_folder(n)) is not None:
             chosen = load_split(folder, n, files)
             return Frames(outputs, chosen.train_ids, chosen.test_ids, chosen.test_ids)
+        if n == 0 and self.config.train_every > 0:
+            thinned = every_kth_trains(len(files), self.config.train_every)
+            return Frames(outputs, thinned.train_ids, thinned.test_ids, thinned.test_ids)
         if names:
             ids = {split: indices_of(names[split], files) for split in names}
             held_out = ids.get("test") or ids.get("val") or []
@@ -179,6 +228,46 @@ def check_raw_cameras(path: Path, meta: dict[str, Any]) -> None:
             files = [path.parent / name for name in names]
             validate_scene(files, np.stack(poses), np.stack(K), *np.array(sizes).T, scene=str(path))
         raise
+
+
+def reduced(outputs: DataparserOutputs, factor: int) -> DataparserOutputs:
+    """The same views with their photos from images_{factor} and cameras that fit these exactly, however who reduced
+    them rounded odd sizes. What cannot be read, or has another aspect, is left to the datamanager's checks."""
+    if factor == 1:
+        return outputs
+    paths = [reduced_path(path, factor) for path in outputs.image_filenames]
+    masks = [reduced_path(path, factor) for path in outputs.mask_filenames or []]
+    cameras = outputs.cameras
+    for i, path in enumerate(paths):
+        full = int(cameras.width[i]), int(cameras.height[i])
+        size = photo_size(path)
+        if size is None or any(abs(a - b / factor) > 2 for a, b in zip(size, full, strict=True)):
+            size = full[0] // factor, full[1] // factor
+        x_scale, y_scale = size[0] / full[0], size[1] / full[1]
+        cameras.fx[i] *= x_scale
+        cameras.cx[i] *= x_scale
+        cameras.fy[i] *= y_scale
+        cameras.cy[i] *= y_scale
+        cameras.width[i], cameras.height[i] = size
+    return replace(outputs, image_filenames=paths, mask_filenames=masks or None, cameras=cameras)
+
+
+def reduced_path(path: Path, factor: int) -> Path:
+    """images_4/a/1.jpg for images/a/1.jpg, where there is an images_4; else the path itself."""
+    for folder in list(path.parents)[:3]:
+        beside = folder.with_name(f"{folder.name}_{factor}")
+        if folder.name and beside.is_dir():
+            return beside / path.relative_to(folder)
+    return path
+
+
+def photo_size(path: Path) -> tuple[int, int] | None:
+    """Width and height as the file's header tells them; None where it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, UnidentifiedImageError):
+        return None
 
 
 def indices_of(paths: list[str], files: list[str]) -> list[int]:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genfusion_ns.data.split import every_kth_split, load_split, spread_split, view_distances
+from genfusion_ns.data.split import every_kth_split, every_kth_trains, load_split, spread_split, view_distances
 from genfusion_ns.errors import UserError
 
 NAMES = [f"{i:02d}.jpg" for i in range(10)]
@@ -125,3 +125,15 @@ def test_shared_splits_load(shared_scene, scene, n):
     names = sorted(path.name for path in (folder / "images").iterdir())
     split = load_split(folder, n, names)
     assert len(split.train_ids) == n and split.test_ids == list(range(0, len(names), 8))
+
+
+# -- every k-th photo trains -----------------------------------------------------------------------------------------
+
+
+def test_every_second_trains_and_all_others_are_held_out():
+    split = every_kth_trains(7, 2)
+    assert (split.train_ids, split.test_ids) == ([0, 2, 4, 6], [1, 3, 5])
+    assert every_kth_trains(9, 4).train_ids == [0, 4, 8]
+    for count, k in ((5, 1), (2, 2), (4, 4)):
+        with pytest.raises(UserError, match="training"):
+            every_kth_trains(count, k)
