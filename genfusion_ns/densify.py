@@ -26,6 +26,9 @@ from genfusion_ns.splat_edits import (
     split_in_plane,
 )
 
+STATISTICS = ("grad", "count", "max_radius")
+"""What an event forgets."""
+
 
 @dataclass(frozen=True)
 class DensifyReport:
@@ -119,7 +122,7 @@ class GradientDensifier:
 
     def initialize_state(self, n: int, device: torch.device | str = "cpu") -> State:
         """Zero statistics: `grad` sum of gradient norms, `count` of views, `max_radius` as a share of the image."""
-        return {name: torch.zeros(n, device=device) for name in ("grad", "count", "max_radius")}
+        return {name: torch.zeros(n, device=device) for name in STATISTICS}
 
     @torch.no_grad()
     def observe(
@@ -189,10 +192,10 @@ class GradientDensifier:
         return torch.zeros_like(grow).index_fill_(0, strongest, True)
 
     def _forget(self, state: State, grow: Tensor) -> None:
-        """Begin new statistics after an event: for all splats."""
+        """Begin new statistics after an event: for all splats. What else a model keeps per splat is left alone."""
         del grow
-        for values in state.values():
-            values.zero_()
+        for name in STATISTICS:
+            state[name].zero_()
 
     def _resettable(self, state: State) -> Tensor:
         """[N] bool: the splats whose opacity a reset pulls down: all."""

@@ -9,11 +9,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from genfusion_ns.densify import GradientDensifier, screen_norm
+from genfusion_ns.densify import STATISTICS, GradientDensifier, screen_norm
 from genfusion_ns.schedule import min_visible_count, scaled
 from genfusion_ns.splat_edits import State
-
-STATISTICS = ("grad", "count", "max_radius")
 
 
 @dataclass

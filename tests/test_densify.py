@@ -152,6 +152,16 @@ def test_mean_gradient_decides_not_the_sum():
     assert EAGER.step(params, optimizers, state, 100, 1.0, 0) == DensifyReport(total=20)
 
 
+def test_an_event_forgets_its_own_statistics_only():
+    """A model may keep more per splat in the same dictionary, so that it is edited along."""
+    params, optimizers, state = setup()
+    state["origin"] = torch.arange(20.0)
+    see(state, {0: 1.0})
+    assert EAGER.step(params, optimizers, state, 100, 1e6, 0).cloned == 1
+    assert not state["grad"].any() and not state["count"].any()
+    assert state["origin"].tolist() == [*map(float, range(20)), 0.0]
+
+
 def test_unseen_splats_do_not_grow():
     params, optimizers, state = setup()
     EAGER.observe(state, torch.ones(20, 2), torch.zeros(20), 100, 100)
