@@ -41,6 +41,7 @@ def run_round(
     console: Console | None = None,
     splats: SplatKeeper | None = None,
     held: CapturedViews | None = None,
+    watch: Callable[[RGBDClip, Sequence[RefinedFrame]], None] | None = None,
 ) -> RoundReport:
     """Judge the round before, then run one after step k and note it in `state`.
 
@@ -49,13 +50,14 @@ def run_round(
         console: where the progress bar goes; None shows none.
         splats: who takes new splats, and goes back to the old ones where a round was bad; None: neither happens.
         held: photos that do not train, to judge rounds by.
+        watch: shown each clip's renders and what became of them.
     """
     began = time.monotonic()
     before = judge_last_round(render, captured, state, config, splats, held)
     if splats is not None:
         splats.keep()
     work = _Round(
-        render, captured, SeenViews(render, captured, config.max_side), config, repairer, k, seed, state.round
+        render, captured, SeenViews(render, captured, config.max_side), config, repairer, k, seed, state.round, watch
     )
     try:
         with torch.no_grad():
@@ -102,6 +104,7 @@ class _Round:
     k: int
     seed: int
     number: int
+    watch: Callable[[RGBDClip, Sequence[RefinedFrame]], None] | None = None
 
     def __post_init__(self) -> None:
         self.device = self.captured.cameras[0].w2c.device
@@ -141,7 +144,10 @@ class _Round:
         repaired = self.repairer.repair(rendered, reference_for(clip, self.captured))
         check_repaired(rendered, repaired, self.repairer.name)
         self.changes.append(float((repaired.rgb - rendered.rgb).abs().mean()))
-        return refine_clip(rendered, repaired, self.seen, self.config)
+        refined = refine_clip(rendered, repaired, self.seen, self.config)
+        if self.watch is not None:
+            self.watch(rendered, refined)
+        return refined
 
     def _note(self, refined: RefinedFrame) -> None:
         """Keep of a frame what the report and the expansion need."""
