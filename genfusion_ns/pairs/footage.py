@@ -1,0 +1,152 @@
+"""The photos along one path, from a procedural scene or a real capture, in a world whose cameras lie within +-1."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from genfusion_ns.cameras import Camera, invert_rigid, opengl_to_opencv
+from genfusion_ns.errors import UserError
+from genfusion_ns.geometry import positions
+
+SUPERSAMPLE = 3
+
+
+@dataclass(frozen=True)
+class Footage:
+    """F photos along a path, in order."""
+
+    cameras: list[Camera]
+    """float64 cameras of the photos, centres within +-1."""
+    rgb: NDArray[np.uint8]
+    """[F, H, W, 3]."""
+    depth: NDArray[np.float32] | None
+    """[F, H, W] exact z-depth in the cameras' world, 0 = nothing there; None = unknown."""
+    names: list[str]
+    """File names of the photos, as a COLMAP model calls them."""
+
+
+def procedural_footage(family: str, seed: int, frames: int, width: int, height: int) -> Footage:
+    """Photograph a scene of `family`.
+
+    Raises:
+        UserError: there is no such family.
+    """
+    from genfusion_ns.data.procedural.families import make_family_scene
+    from genfusion_ns.data.procedural.render import Studio
+
+    staged = make_family_scene(family, seed)
+    cameras = staged.cameras(frames, width, height)
+    studio = Studio(staged.scene)
+    photos = [studio.photo(camera, SUPERSAMPLE) for camera in cameras]
+    unit, scale = within_unit(cameras)
+    return Footage(
+        unit,
+        np.stack([photo.rgb for photo in photos]),
+        np.stack([photo.depth for photo in photos]) * np.float32(scale),
+        [f"frame_{index:05d}" for index in range(frames)],
+    )
+
+
+def capture_footage(folder: Path, seed: int, frames: int, width: int, height: int) -> Footage:
+    """Photos of a capture along a path of neighbours, resized and cut to `width` x `height`.
+
+    The path starts at a random photo and goes on to the nearest one not yet visited, so that it is as smooth as the
+    capture allows; `seed` also chooses where a photo of other proportions is cut.
+
+    Raises:
+        UserError: no transforms.json, lens distortion, too few photos.
+    """
+    meta = _read_transforms(folder)
+    rng = np.random.default_rng([seed, 0x6361])
+    listed = sorted(meta["frames"], key=lambda frame: Path(frame["file_path"]).name)
+    if len(listed) < frames:
+        raise UserError(f"{folder} has {len(listed)} photos; expected at least {frames}, one per frame of a path.")
+    cameras = [_camera(meta, frame) for frame in listed]
+    path = neighbour_path(cameras, frames, rng)
+    corner = rng.random(2)
+    photos, cut = zip(
+        *(_fitted(folder / listed[i]["file_path"], cameras[i], width, height, corner) for i in path), strict=True
+    )
+    unit, _ = within_unit(cut)
+    return Footage(unit, np.stack(photos), None, [Path(listed[i]["file_path"]).name for i in path])
+
+
+def neighbour_path(cameras: Sequence[Camera], count: int, rng: np.random.Generator) -> list[int]:
+    """`count` views from a random one on, each the most similar to the one before of those not yet taken; turning
+    back costs, so that the path goes on the way it went."""
+    centres = positions(cameras).numpy()
+    axes = torch.stack([camera.w2c[2, :3] for camera in cameras]).numpy()
+    spread = max(float(np.linalg.norm(centres - centres.mean(0), axis=1).max()), 1e-9)
+    path = [int(rng.integers(len(cameras)))]
+    heading = np.zeros(3)
+    while len(path) < count:
+        here = path[-1]
+        offset = (centres - centres[here]) / spread
+        distance = np.linalg.norm(offset, axis=1)
+        cost = distance + 0.5 * (1.0 - axes @ axes[here]) - 0.3 * (offset @ heading)
+        cost[path] = np.inf
+        following = int(cost.argmin())
+        step = offset[following]
+        heading = 0.5 * heading + 0.5 * step / max(float(np.linalg.norm(step)), 1e-9)
+        path.append(following)
+    return path
+
+
+def within_unit(cameras: Sequence[Camera]) -> tuple[list[Camera], float]:
+    """The cameras moved to their mean and scaled so that no coordinate of a centre exceeds 1, and that scale."""
+    centres = positions(cameras)
+    centre = centres.mean(0)
+    reach = float((centres - centre).abs().max())
+    scale = 1.0 / reach if reach > 1e-9 else 1.0
+    moved = []
+    for camera in cameras:
+        c2w = camera.c2w.clone()
+        c2w[:3, 3] = (c2w[:3, 3] - centre) * scale
+        moved.append(replace(camera, w2c=invert_rigid(c2w)))
+    return moved, scale
+
+
+def _read_transforms(folder: Path) -> dict[str, Any]:
+    path = folder / "transforms.json"
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta["frames"][0]["transform_matrix"]
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise UserError(
+            f"{path} is no Nerfstudio scene ({type(error).__name__}: {error}). Give a folder made by genfusion-prepare "
+            "or ns-process-data."
+        ) from error
+    bent = {key: meta[key] for key in ("k1", "k2", "k3", "k4", "p1", "p2") if meta.get(key)}
+    if bent:
+        raise UserError(f"{path} has lens distortion {bent}; expected undistorted photos. Run genfusion-prepare on it.")
+    return meta
+
+
+def _camera(meta: dict[str, Any], frame: dict[str, Any]) -> Camera:
+    def value(key: str) -> float:
+        return float(frame.get(key, meta.get(key)))
+
+    K = torch.tensor([[value("fl_x"), 0, value("cx")], [0, value("fl_y"), value("cy")], [0, 0, 1]], dtype=torch.float64)
+    c2w = opengl_to_opencv(torch.tensor(frame["transform_matrix"], dtype=torch.float64))
+    return Camera(invert_rigid(c2w), K, int(value("w")), int(value("h")))
+
+
+def _fitted(
+    path: Path, camera: Camera, width: int, height: int, corner: NDArray[np.floating]
+) -> tuple[NDArray[np.uint8], Camera]:
+    """A photo and its camera, shrunk to cover width x height, then cut at `corner` (shares of the slack)."""
+    scale = max(width / camera.width, height / camera.height)
+    size = max(width, round(camera.width * scale)), max(height, round(camera.height * scale))
+    with Image.open(path) as image:
+        small = image.convert("RGB").resize(size, Image.Resampling.BOX if scale < 0.5 else Image.Resampling.LANCZOS)
+    x, y = (int(slack * share) for slack, share in zip((size[0] - width, size[1] - height), corner, strict=True))
+    return np.asarray(small)[y : y + height, x : x + width].copy(), camera.resized(*size).window(x, y, width, height)
