@@ -30,7 +30,13 @@ def clip_context(image_encoder: CLIPVisionModel, resampler: nn.Module, photos: S
 def latent_context(
     vae: AutoencoderKL, resampler: nn.Module, photos: Sequence[Tensor], size: tuple[int, int], patch: int
 ) -> Tensor:
-    """As `clip_context`, with patches of the photo's own VAE latent instead of the CLIP tower's tokens.
+    """As `clip_context`, with patches of the photo's own VAE latent instead of the CLIP tower's tokens."""
+    tokens = photo_tokens(vae, photos, size, patch)
+    return resampler(tokens.to(next(resampler.parameters()).dtype))
+
+
+def photo_tokens(vae: AutoencoderKL, photos: Sequence[Tensor], size: tuple[int, int], patch: int) -> Tensor:
+    """What a resampler is given of photos: `latent_tokens` of their latents, [n, L, D].
 
     Args:
         photos: each [3, h, w] in [-1, 1], of any size; the depth channel says "nothing known" (-1).
@@ -41,8 +47,7 @@ def latent_context(
     frames = torch.cat(images)
     missing = vae.config["in_channels"] - 3
     frames = torch.cat([frames, frames.new_full((len(frames), missing, *size), -1.0)], dim=1)
-    latents = encode_mean(vae, frames[:, :, None], chunk=1)[:, :, 0]
-    return resampler(latent_tokens(latents, patch).to(next(resampler.parameters()).dtype))
+    return latent_tokens(encode_mean(vae, frames[:, :, None], chunk=1)[:, :, 0], patch)
 
 
 def encode_mean(vae: AutoencoderKL, clip: Tensor, chunk: int) -> Tensor:

@@ -52,6 +52,7 @@ def lite(
     queries: int = 64,
     head_width: int = 16,
     groups: int = 16,
+    reference_size: tuple[int, int] = (192, 320),
 ) -> Configuration:
     """A configuration of the lite family: no CLIP tower, opacity as an extra input channel, few steps, no guidance.
 
@@ -68,6 +69,7 @@ def lite(
         queries: number of context tokens per reference.
         head_width: channels of an attention head.
         groups: of every group norm; divides every width.
+        reference_size: height and width that photos are brought to.
     """
     return Configuration(
         name=name,
@@ -106,7 +108,10 @@ def lite(
         settings={
             "sample_posterior": False,
             "disparity_rule": "percentile",
+            "reference_size": reference_size,
             "token_patch": token_patch,
+            "fill_holes": True,
+            "residual": True,
             "default_steps": 4,
             "default_guidance_scale": 1.0,
             "default_guidance_rescale": 0.0,
@@ -147,8 +152,11 @@ LITE_SMALL = lite(
     unet_widths=(32, 64, 96, 96),
     attention=(False, False, True, True),
     vae_widths=(16, 32, 64),
-    latent_channels=4,
+    latent_channels=8,
     token_patch=4,
+    context_width=64,
+    queries=32,
+    reference_size=(96, 160),
 )
 
 CONFIGURATIONS: dict[str, Configuration] = {c.name: c for c in (OFFICIAL, LITE, LITE_FAST, LITE_SMALL)}

@@ -27,6 +27,7 @@ from diffusion.conditioning import (
     parameter_versions,
 )
 from diffusion.errors import UserError
+from diffusion.filling import fill_clip
 from diffusion.inputs import RepairInputs, check_inputs, check_numbers, check_shape, network_clips
 from diffusion.locate import check_folder, loading_errors_in_one_line, locate_weights
 from diffusion.models.resampler import Resampler
@@ -66,6 +67,9 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         disparity_rule: "minmax" (official) or "percentile", see `preprocess`.
         reference_size: height and width that photos are brought to where there is no image encoder.
         token_patch: side of a photo's token in latent positions where there is no image encoder.
+        fill_holes: holes of the renderings are filled from their surroundings first, see `filling`.
+        residual: the network makes the change of the renderings' latent instead of the latent, and the decoded change
+            is added to the renderings themselves: what needs no repair keeps all of its detail, whatever the VAE loses.
         default_steps, default_guidance_scale, default_guidance_rescale: what a call uses unless told otherwise.
     """
 
@@ -90,6 +94,8 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         disparity_rule: str = "minmax",
         reference_size: list[int] | tuple[int, ...] = (192, 320),
         token_patch: int = 2,
+        fill_holes: bool = False,
+        residual: bool = False,
         default_steps: int = 25,
         default_guidance_scale: float = 3.2,
         default_guidance_rescale: float = 0.7,
@@ -101,6 +107,8 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
             disparity_rule=disparity_rule,
             reference_size=tuple(reference_size),
             token_patch=token_patch,
+            fill_holes=fill_holes,
+            residual=residual,
             default_steps=default_steps,
             default_guidance_scale=default_guidance_scale,
             default_guidance_rescale=default_guidance_rescale,
@@ -227,6 +235,8 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         rule = self.config["disparity_rule"] if disparity_range is None else disparity_range
         has_depth = self.vae.config["in_channels"] > 3
         frames, opacity = (box.pad(clip) for clip in network_clips(inputs, rule, has_depth))
+        if self.config["fill_holes"]:
+            frames = fill_clip(frames, opacity)
         opacity = latent_opacity(opacity, self.vae_factor)
         rendered = self._encode(frames, generator, posterior_noise, vae_chunk)
         noise = self._noise(frames, generator, latents, "latents")
@@ -242,10 +252,15 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
             references=len(inputs.references[0]),
             fps=fps,
         )
-        start = RenderStart(rendered, noise, strength, None if inputs.alpha is None else opacity)
+        origin = torch.zeros_like(rendered) if self.config["residual"] else rendered
+        start = RenderStart(origin, noise, strength, None if inputs.alpha is None else opacity)
         options = {"eta": eta, "generator": generator}
         latents = self._sample(denoiser, start, steps, options, step_noise, callback_on_step_end)
-        output = self._output(latents, box, vae_chunk, inputs.batched, output_type)
+        if output_type == "latent":
+            output = RepairOutput(rgb=latents, disparity=None)
+        else:
+            decoded = self._decode(latents, rendered, frames, vae_chunk)
+            output = self._output(decoded, box, inputs.batched, output_type)
         self.maybe_free_model_hooks()
         return output
 
@@ -333,10 +348,17 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
                 bar.update()
         return latents
 
-    def _output(self, latents: Tensor, box: Letterbox, chunk: int, batched: bool, kind: str) -> RepairOutput:
-        if kind == "latent":
-            return RepairOutput(rgb=latents, disparity=None)
-        decoded = decode_clip(self.vae, latents.to(self.vae.dtype), chunk)
+    def _decode(self, latents: Tensor, rendered: Tensor, frames: Tensor, chunk: int) -> Tensor:
+        """Frames [B, C, T, H, W], about [-1, 1], of the sampled latents; `rendered` are the latents of `frames`."""
+
+        def decode(values: Tensor) -> Tensor:
+            return decode_clip(self.vae, values.to(self.vae.dtype), chunk).float()
+
+        if not self.config["residual"]:
+            return decode(latents)
+        return frames.float() + decode(rendered + latents) - decode(rendered)
+
+    def _output(self, decoded: Tensor, box: Letterbox, batched: bool, kind: str) -> RepairOutput:
         if not torch.isfinite(decoded).all():
             raise UserError(
                 f"the decoded frames hold NaN or infinite values (computed in {self.unet.dtype}); use bfloat16 or "

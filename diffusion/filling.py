@@ -1,0 +1,66 @@
+"""Holes of renderings filled from their surroundings, before any network sees them: pure functions."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SURE = 1e-8
+"""Weights are divided by at least this."""
+
+
+def fill_clip(frames: Tensor, opacity: Tensor) -> Tensor:
+    """Put a smooth guess behind everything that is not opaque.
+
+    Args:
+        frames: [B, 4 (or 3), T, H, W] in [-1, 1]: colours composited over black, and disparity, -1 where there is none.
+        opacity: [B, 1, T, H, W] in [0, 1].
+
+    Returns:
+        Like `frames`: colour + (1 - opacity) * guess; disparity mixed with its guess by opacity where there is any.
+        A frame without any opacity stays as it is.
+    """
+    batch = len(frames)
+    flat, weight = (clip.transpose(1, 2).flatten(0, 1) for clip in (frames, opacity))
+    unit = (flat + 1) / 2
+    # a rendering over black is opacity * colour already, hence its own numerator
+    filled = unit[:, :3] + (1 - weight) * pull_push(unit[:, :3], weight)
+    if flat.shape[1] > 3:
+        disparity = unit[:, 3:]
+        known = weight * (disparity > 0)
+        guess = pull_push(disparity * known, known)
+        filled = torch.cat([filled, known * disparity + (1 - known) * guess], dim=1)
+    return (2 * filled.clamp(0, 1) - 1).unflatten(0, (batch, -1)).transpose(1, 2)
+
+
+def pull_push(weighted: Tensor, weight: Tensor) -> Tensor:
+    """The weighted mean of what surrounds each pixel, over windows that double until there is enough weight
+    (Gortler et al. 1996, "The Lumigraph", section 3.5).
+
+    Args:
+        weighted: [N, C, H, W] values times their weights.
+        weight: [N, 1, H, W] in [0, 1].
+
+    Returns:
+        [N, C, H, W]; 0 where an image has no weight at all.
+    """
+    height, width = weight.shape[-2:]
+    mean = weighted / weight.clamp_min(SURE)
+    if max(height, width) == 1:
+        return mean
+    # windows at the lower and right border are smaller, so sums, not means, are passed on; weights saturate at 1
+    halves = [
+        F.avg_pool2d(v, 2, ceil_mode=True, count_include_pad=False) * 4 if min(height, width) > 1 else _halved(v)
+        for v in (weighted, weight)
+    ]
+    total = halves[1].clamp_min(SURE)
+    coarse = pull_push(halves[0] / total * total.clamp_max(1), halves[1].clamp_max(1))
+    coarse = F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
+    return weight * mean + (1 - weight) * coarse
+
+
+def _halved(values: Tensor) -> Tensor:
+    """An image one pixel high or wide at half the length, sums of pairs."""
+    kernel = (1, 2) if values.shape[-2] == 1 else (2, 1)
+    return F.avg_pool2d(values, kernel, ceil_mode=True, count_include_pad=False) * 2

@@ -1,0 +1,115 @@
+"""`genfusion-train-repairer`: train the autoencoder, then the denoiser, on pairs that `genfusion-make-pairs` wrote."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from rich.console import Console
+from rich.logging import RichHandler
+from torch import nn
+
+from diffusion.configurations import get_configuration
+from diffusion.convert.write import atomic_folder
+from diffusion.errors import exits_cleanly
+from diffusion.pipeline import RGBDVideoRepairPipeline
+from diffusion.train.config import RepairConfig, VaeConfig, check_config
+from diffusion.train.repair_task import RepairTask
+from diffusion.train.trainer import StepBatches, find_pairs, train
+from diffusion.train.vae_task import VaeTask, latent_scale
+from diffusion.train.validate import averaged, spread, validate_repair, validate_vae
+
+log = logging.getLogger(__name__)
+
+
+def train_vae(config: VaeConfig, stop_after: int | None = None) -> Path:
+    """Train the autoencoder; its folder `vae` is written at the end, with the latents' scale measured.
+
+    Raises:
+        UserError: no pairs, or settings that cannot work.
+    """
+    task = VaeTask.fresh(config)
+    vae = task.networks.vae
+    check_config(config, config.stages, 2 ** (len(vae.config["block_out_channels"]) - 1))
+    fills = bool(get_configuration(config.configuration).settings.get("fill_holes", False))
+    batches = StepBatches(find_pairs(config.pairs), config.stages, (32, 32), fills, config.seed)
+    held_out = spread(find_pairs(config.val_pairs), config.validation_clips) if config.val_pairs else []
+
+    def validate(average, writer, step):
+        if held_out:
+            log.info("step %d: %s", step, _shown(validate_vae(task, held_out, average, writer, step)))
+
+    state = train(task, config, batches, validate, stop_after)
+    out = config.output / "vae"
+    if stop_after is None:
+        with averaged(task.networks, state.average):
+            vae.cpu()
+            samples = [batches[i] for i in range(min(8, len(batches)))]
+            vae.register_to_config(scaling_factor=latent_scale(vae, samples))
+            _save(vae, out)
+        log.info("the autoencoder is in %s", out)
+    return out
+
+
+def train_denoiser(config: RepairConfig, stop_after: int | None = None) -> Path:
+    """Train the denoiser and the resampler; the whole pipeline is written to the folder `pipeline` at the end, float16.
+
+    Raises:
+        UserError: no pairs, no weights to start from, or settings that cannot work.
+    """
+    task = RepairTask.fresh(config)
+    pipeline = task.pipeline
+    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    check_config(config, config.stages, pipeline.size_multiple)
+    photo_size, fills = tuple(pipeline.config["reference_size"]), pipeline.config["fill_holes"]
+    refs = find_pairs(config.pairs)
+    batches = StepBatches(refs, config.stages, photo_size, fills, config.seed, augmented=config.augment)
+    held_out = spread(find_pairs(config.val_pairs), config.validation_clips) if config.val_pairs else []
+
+    def validate(average, writer, step):
+        if held_out:
+            log.info("step %d: %s", step, _shown(validate_repair(task, held_out, average, writer, step)))
+
+    state = train(task, config, batches, validate, stop_after)
+    out = config.output / "pipeline"
+    if stop_after is None:
+        with averaged(task.networks, state.average):
+            _save(_half(pipeline), out)
+        log.info("the pipeline is in %s; use it with --pipeline.datamanager.loop.diffusion.weights %s", out, out)
+    return out
+
+
+def _half(pipeline: RGBDVideoRepairPipeline) -> RGBDVideoRepairPipeline:
+    """The pipeline on the CPU in float16, as weights are shipped."""
+    for network in (pipeline.unet, pipeline.vae, pipeline.resampler):
+        nn.Module.to(network, "cpu", torch.float16)  # diffusers' own `to` warns at every change of dtype
+    return pipeline
+
+
+def _save(thing: Any, out: Path) -> None:
+    """`save_pretrained`, as a whole or not at all."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(out, overwrite=True) as partial:
+        thing.save_pretrained(partial, safe_serialization=True)
+
+
+def _shown(means: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.2f}" for name, value in means.items())
+
+
+@exits_cleanly
+def main() -> None:
+    """Entry point."""
+    logging.basicConfig(level="INFO", format="%(message)s", handlers=[RichHandler(console=Console(stderr=True))])
+    commands = (
+        Annotated[VaeConfig, tyro.conf.subcommand("vae")] | Annotated[RepairConfig, tyro.conf.subcommand("denoiser")]
+    )
+    config = tyro.cli(commands, prog="genfusion-train-repairer")  # pyright: ignore[reportArgumentType, reportCallIssue]
+    train_vae(config) if isinstance(config, VaeConfig) else train_denoiser(config)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""What training minimises: pure functions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def learning_rate(step: int, total: int, peak: float, warmup: int, schedule: str, floor: float = 0.05) -> float:
+    """Rises linearly to `peak` over `warmup` steps, then falls as half a cosine to `floor` * peak at the last step, or
+    stays ("constant"). `step` counts from 0."""
+    rise = min(1.0, (step + 1) / max(warmup, 1))
+    if schedule == "constant":
+        return peak * rise
+    along = min(1.0, max(0.0, (step - warmup) / max(1, total - 1 - warmup)))
+    return peak * rise * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * along)))
+
+
+def ema_decay(step: int, decay: float) -> float:
+    """Decay of the weights' average after update number `step` (from 0): small first, so that it forgets the start."""
+    return min(decay, (1 + step) / (10 + step))
+
+
+def reconstruction(output: Tensor, target: Tensor, known: Tensor, depth_weight: float) -> Tensor:
+    """Mean absolute error of colour, plus that of disparity times `depth_weight` where it is `known`.
+
+    Args:
+        output, target: [B, 4 (or 3), T, H, W] in [-1, 1].
+        known: [B, 1, T, H, W] in {0, 1}.
+    """
+    colour = (output[:, :3] - target[:, :3]).abs().mean()
+    if output.shape[1] == 3:
+        return colour
+    error = (output[:, 3:] - target[:, 3:]).abs() * known
+    return colour + depth_weight * error.sum() / known.sum().clamp_min(1)
+
+
+def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
+    """Of N(mean, exp(logvar)) from N(0, 1), mean over all elements."""
+    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+
+
+def draw_timesteps(count: int, total: int, last_share: float, generator: torch.Generator) -> Tensor:
+    """[count] timesteps in [0, total): the last with probability `last_share`, else any, alike."""
+    drawn = torch.randint(total, (count,), generator=generator)
+    last = torch.rand(count, generator=generator) < last_share
+    return torch.where(last, total - 1, drawn)
+
+
+def clean_estimate(noisy: Tensor, velocity: Tensor, abar: Tensor) -> Tensor:
+    """The clean latent that v says: sqrt(abar) x_t - sqrt(1 - abar) v (Salimans and Ho 2022); no dynamic rescale.
+
+    `abar` is shaped to multiply the others.
+    """
+    return abar.sqrt() * noisy - (1 - abar).sqrt() * velocity

@@ -1,0 +1,160 @@
+"""The second run: the denoiser and the resampler learn to repair, in the frozen autoencoder's latent space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from diffusion.conditioning import encode_mean, photo_tokens
+from diffusion.configurations import CONFIGURATIONS, make_pipeline
+from diffusion.errors import UserError
+from diffusion.models.vae import decode_clip
+from diffusion.pipeline import RGBDVideoRepairPipeline
+from diffusion.preprocess import latent_opacity
+from diffusion.schedulers import RescaledDDIMScheduler
+from diffusion.train.batches import RepairBatch
+from diffusion.train.config import RepairConfig
+from diffusion.train.losses import clean_estimate, draw_timesteps, reconstruction
+
+
+class RepairNetworks(nn.Module):
+    """The denoiser and the resampler as one function, so that they can be trained over several processes."""
+
+    def __init__(self, unet: nn.Module, resampler: nn.Module) -> None:
+        super().__init__()
+        self.unet = unet
+        self.resampler = resampler
+
+    def forward(self, sample: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
+        """Noisy latents and conditions [B, C, T, h, w], timesteps [B], a photo's tokens [B, L, D] -> v, float32."""
+        return self.unet(sample, timesteps, self.resampler(tokens), return_dict=False)[0].float()
+
+
+@dataclass
+class RepairTask:
+    """What a step of the second run computes."""
+
+    pipeline: RGBDVideoRepairPipeline
+    networks: RepairNetworks
+    config: RepairConfig
+
+    @classmethod
+    def fresh(cls, config: RepairConfig) -> RepairTask:
+        """The pipeline that `config.start` names, with another autoencoder where `config.vae` says so.
+
+        Raises:
+            UserError: there are no such weights, or they do not go together.
+        """
+        if config.start in CONFIGURATIONS:
+            pipeline = make_pipeline(config.start, config.seed)
+            _start_at_zero(pipeline)
+        else:
+            pipeline = RGBDVideoRepairPipeline.from_pretrained(config.start, torch_dtype=torch.float32)
+        if config.vae is not None:
+            _exchange_vae(pipeline, config)
+        if pipeline.image_encoder is not None and config.start in CONFIGURATIONS:
+            raise UserError(
+                f"configuration {config.start!r} has a CLIP tower, which is not trained here; start from its weights"
+            )
+        pipeline.vae.requires_grad_(False)
+        for module in pipeline.unet.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0  # diffusers' temporal convolutions drop a tenth, which a small network cannot spare
+        return cls(pipeline, RepairNetworks(pipeline.unet, pipeline.resampler), config)
+
+    @property
+    def noise_schedule(self) -> RescaledDDIMScheduler:
+        """The forward process of the pipeline's sampler."""
+        keys = ("num_train_timesteps", "beta_start", "beta_end", "rescale_base", "rescale_steps")
+        return RescaledDDIMScheduler(**{key: self.pipeline.scheduler.config[key] for key in keys})
+
+    def loss(self, model: nn.Module, batch: RepairBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """v-prediction's mean squared error, and that of decoded frames where the timestep is the last."""
+        config, pipeline, schedule = self.config, self.pipeline, self.noise_schedule
+        rendered, wanted, conditions, tokens = self._prepare(batch, generator)
+        timesteps = draw_timesteps(len(wanted), len(schedule), config.last_share, generator).to(wanted.device)
+        noise = torch.randn(wanted.shape, generator=generator).to(wanted)
+        noisy = schedule.add_noise(wanted, noise, timesteps)
+        prediction = model(torch.cat([noisy, conditions], dim=1), timesteps, tokens)
+        # a clip whose true depth is unknown has no true latent either: only its decoded colours teach
+        whole = batch.depth_known.flatten(1).mean(1) > 0.5
+        error = (prediction - schedule.get_velocity(wanted, noise, timesteps)).square().flatten(1).mean(1)
+        latent_error = (error * whole).mean()
+        logs = {"latent": float(latent_error.detach())}
+        last = timesteps == len(schedule) - 1
+        if not config.pixel_weight or not last.any():
+            return latent_error + 0.0 * prediction.sum(), logs
+        abar = schedule.alphas_cumprod.to(wanted.device)[timesteps].reshape(-1, 1, 1, 1, 1)
+        clean = clean_estimate(noisy, prediction, abar)
+        chosen = torch.randperm(wanted.shape[2], generator=generator)[: config.pixel_frames]
+        output = pipeline_frames(pipeline, clean[last][:, :, chosen], rendered[last], batch.rendered[last], chosen)
+        known = batch.depth_known[last][:, :, chosen]
+        pixel_error = reconstruction(output, batch.target[last][:, :, chosen], known, config.depth_weight)
+        logs["pixel"] = float(pixel_error.detach())
+        return latent_error + config.pixel_weight * pixel_error, logs
+
+    @torch.no_grad()
+    def _prepare(self, batch: RepairBatch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Latents of the renderings, what is to be made of them, the network's conditions, and the photos' tokens."""
+        pipeline = self.pipeline
+        vae, settings = pipeline.vae, pipeline.config
+        channels = vae.config["in_channels"]
+        rendered = encode_mean(vae, batch.rendered[:, :channels], chunk=8).float()
+        target = encode_mean(vae, batch.target[:, :channels], chunk=8).float()
+        wanted = target - rendered if settings["residual"] else target
+        opacity = latent_opacity(batch.opacity, pipeline.vae_factor)
+        conditions = torch.cat([rendered, opacity], dim=1) if pipeline.takes_opacity else rendered
+        dropped = torch.rand(len(wanted), generator=generator) < self.config.condition_dropout
+        photos = torch.where(dropped.reshape(-1, 1, 1, 1).to(batch.photos.device), 0.0, batch.photos)
+        return rendered, wanted, conditions, self._tokens(photos)
+
+    def _tokens(self, photos: Tensor) -> Tensor:
+        """What the resampler is given of photos [B, 3, h, w]."""
+        pipeline = self.pipeline
+        if pipeline.image_encoder is not None:
+            from diffusion.models.image_encoder import image_tokens
+            from diffusion.preprocess import clip_pixels
+
+            size = int(pipeline.image_encoder.config.image_size)  # pyright: ignore[reportArgumentType]
+            return image_tokens(pipeline.image_encoder, clip_pixels(photos, size))
+        size, patch = tuple(pipeline.config["reference_size"]), pipeline.config["token_patch"]
+        return photo_tokens(pipeline.vae, list(photos), size, patch)
+
+
+def pipeline_frames(
+    pipeline: RGBDVideoRepairPipeline, clean: Tensor, rendered: Tensor, frames: Tensor, chosen: Tensor
+) -> Tensor:
+    """Frames that the pipeline would give for the sampled latents `clean` [B, c, n, h, w] of the `chosen` [n] frames of
+    clips with latents `rendered` and pixels `frames`; [B, C, n, H, W] in about [-1, 1]."""
+    rendered, frames = rendered[:, :, chosen], frames[:, : pipeline.vae.config["in_channels"], chosen]
+    if not pipeline.config["residual"]:
+        return decode_clip(pipeline.vae, clean, chunk=8)
+    with torch.no_grad():
+        origin = decode_clip(pipeline.vae, rendered, chunk=8)
+    return frames + decode_clip(pipeline.vae, rendered + clean, chunk=8) - origin
+
+
+def _start_at_zero(pipeline: RGBDVideoRepairPipeline) -> None:
+    """A residual model that begins by changing nothing at the last timestep needs no steps to learn that."""
+    if pipeline.config["residual"]:
+        for parameter in pipeline.unet.conv_out.parameters():
+            nn.init.zeros_(parameter)
+
+
+def _exchange_vae(pipeline: RGBDVideoRepairPipeline, config: RepairConfig) -> None:
+    """Put the autoencoder of `config.vae` in."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    folder = config.vae
+    if folder is None or not (folder / "config.json").is_file():
+        raise UserError(f"{folder} holds no autoencoder; expected the folder 'vae' that the first run wrote")
+    vae = AutoencoderKL.from_pretrained(folder)
+    old = pipeline.vae.config
+    if vae.config["latent_channels"] != old["latent_channels"]:
+        raise UserError(
+            f"the autoencoder in {folder} has {vae.config['latent_channels']} latent channels, but {config.start} "
+            f"needs {old['latent_channels']}; train it with the same configuration"
+        )
+    pipeline.register_modules(vae=vae.eval())
