@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
+import secrets
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -247,15 +247,15 @@ def _broken(path: Path, what: str) -> ShardError:
 
 def _write_atomic(path: Path, data: bytes) -> None:
     """Write by way of a temporary file beside `path`, which holds the old or the new content, whole."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
+        os.replace(temporary, path)
     finally:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 assert set(_LAYOUT) == {item.name for item in fields(Pair)} - {"provenance"}

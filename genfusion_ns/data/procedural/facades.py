@@ -7,7 +7,7 @@ import trimesh
 from trimesh.creation import box, cylinder, icosphere
 
 from genfusion_ns.data.procedural import textures as tx
-from genfusion_ns.data.procedural.looks import daylight, muted, surface, tones
+from genfusion_ns.data.procedural.looks import daylight, foliage, muted, surface
 from genfusion_ns.data.procedural.render import Scene, Thing
 from genfusion_ns.data.procedural.shapes import bumpy, placed, quad
 from genfusion_ns.data.procedural.staging import Curve, Staged, around, forward, staged, sun, walk
@@ -103,11 +103,10 @@ def _street_tree(rng: np.random.Generator, x: float) -> list[Thing]:
     trunk = cylinder(radius=0.12, height=2.2, sections=16)
     ball = icosphere(subdivisions=4, radius=1.1)
     crown = bumpy(ball, 0.9, tx.fractal(int(rng.integers(2**31)), 2.0, 4))
-    leaves = tx.cells(tones(rng, 6, 0.1), int(rng.integers(2**31)), 2.5, 0.0)
     bark = tx.mottled(muted(rng, 0.04, 0.2), muted(rng, 0.1, 0.4), int(rng.integers(2**31)), 6.0)
     return [
         Thing(trunk, bark, placed(trunk, (x, -2.3, 0)), smooth=True),
-        Thing(crown, leaves, placed(crown, (x, -2.3, 1.7)), smooth=True),
+        Thing(crown, foliage(rng), placed(crown, (x, -2.3, 1.7)), smooth=True),
     ]
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from trimesh.creation import box, cylinder, icosphere
 
 from genfusion_ns.data.procedural import textures as tx
-from genfusion_ns.data.procedural.looks import daylight, muted, surface, tones
+from genfusion_ns.data.procedural.looks import daylight, foliage, muted, surface, tones
 from genfusion_ns.data.procedural.render import Scene, Thing
 from genfusion_ns.data.procedural.shapes import placed, quad
 from genfusion_ns.data.procedural.staging import Staged, around, staged, sun
@@ -46,8 +46,7 @@ def tree(seed: int) -> Staged:
     if rng.random() < 0.75:
         radii = np.exp(rng.normal(np.log(0.05), 0.3, len(tips)))
         leaves = merged(icosphere(subdivisions=1), tips, radii)
-        green = tx.cells(tones(rng, 5, 0.2), int(rng.integers(2**31)), 3.0, border=0.0)
-        things.append(Thing(leaves, green, smooth=True))
+        things.append(Thing(leaves, foliage(rng), smooth=True))
     return _filmed(rng, things)
 
 

@@ -12,10 +12,14 @@ from genfusion_ns.data.procedural import textures as tx
 Array = NDArray[np.floating]
 
 
+# mottled, grained, veined, tiled, cells, stripes, blotches
+_MATERIAL_ODDS = (0.27, 0.16, 0.13, 0.17, 0.06, 0.09, 0.12)
+
+
 def muted(rng: np.random.Generator, low: float = 0.06, high: float = 0.75) -> tx.Color:
     """A linear RGB colour of brightness `low` to `high`; warm greys and browns are common, pure colours rare."""
-    vivid = rng.random() < 0.15
-    saturation = rng.uniform(0.5, 0.9) if vivid else float(rng.beta(1.6, 4.5))
+    vivid = rng.random() < 0.08
+    saturation = rng.uniform(0.45, 0.8) if vivid else float(rng.beta(1.5, 5.5))
     hue = float(rng.normal(0.09, 0.06) % 1.0) if rng.random() < 0.45 else float(rng.random())
     rgb = np.array(colorsys.hsv_to_rgb(hue, saturation, 1.0)) ** 1.8
     red, green, blue = (rgb * low * (high / low) ** rng.random()).tolist()
@@ -35,6 +39,16 @@ def tones(rng: np.random.Generator, count: int, variety: float = 0.5) -> Array:
     return np.array(drawn)
 
 
+def foliage(rng: np.random.Generator) -> tx.Texture:
+    """Leaves: speckles in shades of one green, now and then of autumn."""
+    hue = rng.uniform(0.02, 0.15) if rng.random() < 0.2 else rng.uniform(0.17, 0.38)
+    base = np.array(colorsys.hsv_to_rgb(hue, rng.uniform(0.25, 0.65), 1.0)) ** 1.8 * rng.uniform(0.1, 0.45)
+    seed = int(rng.integers(2**31))
+    shades = base * rng.uniform(0.4, 1.6, (6, 1))
+    speckled = tx.cells(np.clip(shades, 0.0, 0.9), seed, rng.uniform(2.0, 6.0), 0.0)
+    return tx.dirtied(speckled, seed + 1, 9.0, 0.6)
+
+
 def surface(rng: np.random.Generator, size: float, plainness: float = 0.2) -> tx.Texture:
     """A random material for a thing of `size` metres: `plainness` is the chance that it has next to no texture."""
     seed = int(rng.integers(2**31))
@@ -44,7 +58,7 @@ def surface(rng: np.random.Generator, size: float, plainness: float = 0.2) -> tx
     if rng.random() < plainness:
         return tx.mottled(shade(base, 0.93), shade(base, 1.05), seed, frequency, octaves=2)
     other = muted(rng) if rng.random() < 0.5 else shade(base, rng.uniform(0.3, 0.7))
-    kind = rng.integers(7)
+    kind = int(rng.choice(7, p=_MATERIAL_ODDS))
     if kind == 0:
         look = tx.mottled(base, other, seed, frequency, octaves=5, gain=rng.uniform(0.5, 0.8))
     elif kind == 1:
@@ -82,7 +96,10 @@ def patterned(rng: np.random.Generator, size: float) -> tx.Texture:
     seed = int(rng.integers(2**31))
     frequency = rng.uniform(1.5, 6.0) / size
     below = tx.mottled(muted(rng), muted(rng), seed, frequency * 3, octaves=5, gain=0.7)
-    above = tx.cells(tones(rng, 5), seed + 1, frequency, 0.06)
+    if rng.random() < 0.3:
+        above = tx.cells(tones(rng, 5), seed + 1, frequency, 0.06)
+    else:
+        above = tx.mottled(muted(rng), muted(rng), seed + 1, frequency * rng.uniform(1, 8), octaves=5, gain=0.7)
     edge, cut = rng.uniform(3, 30), rng.uniform(0.42, 0.58)
     return tx.layered(below, above, lambda points: edge * (tx.fractal_noise(points, seed + 2, frequency, 4) - cut))
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from trimesh.creation import cone, cylinder, icosphere
 
 from genfusion_ns.data.procedural import textures as tx
-from genfusion_ns.data.procedural.looks import daylight, muted, shade, surface, tones
+from genfusion_ns.data.procedural.looks import daylight, foliage, muted, shade, surface
 from genfusion_ns.data.procedural.render import Scene, Thing
 from genfusion_ns.data.procedural.shapes import bumpy, placed, terrain
 from genfusion_ns.data.procedural.staging import Curve, Staged, around, forward, staged, sun, walk
@@ -32,12 +32,19 @@ def terrains(seed: int) -> Staged:
 
     hills = terrain(_SIDE, _CELLS, height)
     things = [Thing(hills, _ground(rng, rough), smooth=True)]
-    places = rng.uniform(-0.4, 0.4, (int(rng.integers(15, 70)), 2)) * _SIDE
+    curves = _path(rng, height)
+    places = _clear_of(curves[0], rng.uniform(-0.4, 0.4, (int(rng.integers(15, 70)), 2)) * _SIDE)
     for (x, y), z in zip(places, height(places), strict=True):
         at = float(x), float(y), float(z) - 0.1
         things += _tree(rng, at) if rng.random() < 0.5 else [_rock(rng, at)]
     scene = Scene(tuple(things), (sun(rng, _SIDE / 2),), *daylight(rng))
-    return staged(rng, scene, _path(rng, height), 4.0)
+    return staged(rng, scene, curves, 4.0)
+
+
+def _clear_of(positions: Curve, places: Array, least: float = 3.0) -> Array:
+    """Those of the places [n, 2] that lie `least` metres and more away from the camera's way."""
+    way = positions(np.linspace(0.0, 1.0, 40))[:, :2]
+    return places[np.linalg.norm(places[:, None] - way, axis=-1).min(axis=1) >= least]
 
 
 def _ground(rng: np.random.Generator, rough: float) -> tx.Texture:
@@ -62,11 +69,10 @@ def _tree(rng: np.random.Generator, at: tuple[float, float, float]) -> list[Thin
         if rng.random() < 0.5
         else bumpy(icosphere(subdivisions=3, radius=0.3 * tall), 0.3 * tall, tx.fractal(seed, 3.0 / tall, 4))
     )
-    leaves = tx.cells(tones(rng, 5, 0.1), seed, 2.0, 0.0)
     bark = tx.plain(muted(rng, 0.04, 0.2))
     return [
         Thing(trunk, bark, placed(trunk, at), smooth=True),
-        Thing(crown, leaves, placed(crown, (at[0], at[1], at[2] + 0.3 * tall)), smooth=True),
+        Thing(crown, foliage(rng), placed(crown, (at[0], at[1], at[2] + 0.3 * tall)), smooth=True),
     ]
 
 

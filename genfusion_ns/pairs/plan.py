@@ -1,0 +1,73 @@
+"""Which units a data set consists of: a function of a few numbers, so that a resumed run finds its place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from genfusion_ns.data.procedural.families import scene_names
+from genfusion_ns.errors import UserError
+from genfusion_ns.pairs.make import Recipe, Unit
+from genfusion_ns.pairs.variants import draw_variants
+from genfusion_ns.seeding import seed_of
+
+VALIDATION_SEEDS = 1_000_000
+"""Scenes of the validation split have seeds from here on, so that none is ever trained on."""
+
+# The made families by turns; one irregular scene to five of them.
+_MADE = ("rooms", "tables", "facades", "clutter", "terrains")
+_CAPTURE_EVERY = 6
+
+
+def plan_units(
+    recipe: Recipe,
+    scenes: int,
+    variants: int,
+    captures: Sequence[Path] = (),
+    families: Sequence[str] = (),
+    first: int = 0,
+) -> list[Unit]:
+    """`scenes` scenes with `variants` variants each, masked and sparse ones by turns; where there are captures, every
+    sixth scene is a path through one of them.
+
+    Args:
+        families: which families to choose from; empty = all.
+        first: number of the first scene, to go on where an earlier plan ended.
+
+    Raises:
+        UserError: an unknown family.
+    """
+    unknown = sorted(set(families) - set(scene_names()))
+    if unknown:
+        raise UserError(f"There is no family {', '.join(unknown)}; expected some of {', '.join(scene_names())}.")
+    offset = VALIDATION_SEEDS if recipe.split == "val" else 0
+    units: list[Unit] = []
+    for number in range(first, first + scenes):
+        capture = ""
+        if captures and number % _CAPTURE_EVERY == _CAPTURE_EVERY - 1:
+            family = "capture"
+            capture = str(captures[number // _CAPTURE_EVERY % len(captures)])
+        else:
+            family = _family(number, families)
+        seed = offset + recipe.seed * 10_000 + number
+        scene = f"{capture or family}-{seed}"
+        for variant in draw_variants(scene, recipe.seed, variants):
+            units.append(Unit(family, seed, variant, _steps(scene, variant.name), capture))
+    return units
+
+
+def _family(number: int, families: Sequence[str]) -> str:
+    if families:
+        return families[number % len(families)]
+    irregular = [name for name in scene_names() if name not in _MADE]
+    turn, place = divmod(number, len(_MADE) + 1)
+    return _MADE[place] if place < len(_MADE) else irregular[turn % len(irregular)]
+
+
+def _steps(scene: str, variant: str) -> tuple[int, int]:
+    """Two training lengths: an early one, in which surfaces are still a blur, and one of an almost finished fit."""
+    rng = np.random.default_rng(seed_of(scene, variant, "steps"))
+    early, late = np.exp(rng.uniform(np.log([100, 450]), np.log([400, 1300])))
+    return int(early), int(late)
