@@ -235,7 +235,7 @@ def _fault(found: dict[str, tuple[torch.dtype | None, tuple[int, ...]]]) -> str:
 def _checksum(tensors: dict[str, Tensor]) -> int:
     total = 0
     for name in _LAYOUT:
-        total = zlib.crc32(tensors[name].contiguous().numpy().view("uint8"), total)
+        total = zlib.crc32(tensors[name].contiguous().numpy().tobytes(), total)
     return total
 
 

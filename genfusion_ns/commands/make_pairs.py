@@ -18,6 +18,7 @@ from genfusion_ns.errors import UserError, exits_cleanly
 from genfusion_ns.pairs.fanout import Engine, Outcome, run_units
 from genfusion_ns.pairs.make import Recipe, Unit
 from genfusion_ns.pairs.plan import plan_units
+from genfusion_ns.pairs.variants import MOST_VARIANTS
 
 
 @dataclass
@@ -95,6 +96,8 @@ def check(args: MakePairs) -> Recipe:
     for name, bound in least.items():
         if getattr(args, name) < bound:
             raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected at least {bound}.")
+    if args.variants > MOST_VARIANTS:
+        raise UserError(f"--variants is {args.variants}; expected at most {MOST_VARIANTS}, there are no more kinds.")
     if min(width, height) < 16:
         raise UserError(f"--size is {width} x {height}; expected at least 16 x 16 pixels.")
     if not 1 <= args.clip_length <= args.frames:

@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -69,6 +70,11 @@ def _in_processes(units: Sequence[Unit], recipe: Recipe, folder: Path, processes
         try:
             for future in as_completed(futures):
                 yield future.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"a process died, most likely for want of memory ({error}). Start the same command again with fewer "
+                f"--processes than {processes}; what was written stays."
+            ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from genfusion_ns.cameras import Camera, invert_rigid, opengl_to_opencv
+from genfusion_ns.data.photos import check_photo
 from genfusion_ns.errors import UserError
 from genfusion_ns.geometry import positions
 
@@ -63,14 +64,14 @@ def capture_footage(folder: Path, seed: int, frames: int, width: int, height: in
     capture allows; `seed` also chooses where a photo of other proportions is cut.
 
     Raises:
-        UserError: no transforms.json, lens distortion, too few photos.
+        UserError: no transforms.json, no intrinsics, lens distortion, too few or unreadable photos.
     """
     meta = _read_transforms(folder)
     rng = np.random.default_rng([seed, 0x6361])
     listed = sorted(meta["frames"], key=lambda frame: Path(frame["file_path"]).name)
     if len(listed) < frames:
         raise UserError(f"{folder} has {len(listed)} photos; expected at least {frames}, one per frame of a path.")
-    cameras = [_camera(meta, frame) for frame in listed]
+    cameras = [_camera(folder, meta, frame) for frame in listed]
     path = neighbour_path(cameras, frames, rng)
     corner = rng.random(2)
     photos, cut = zip(
@@ -131,19 +132,26 @@ def _read_transforms(folder: Path) -> dict[str, Any]:
     return meta
 
 
-def _camera(meta: dict[str, Any], frame: dict[str, Any]) -> Camera:
-    def value(key: str) -> float:
-        return float(frame.get(key, meta.get(key)))
-
-    K = torch.tensor([[value("fl_x"), 0, value("cx")], [0, value("fl_y"), value("cy")], [0, 0, 1]], dtype=torch.float64)
-    c2w = opengl_to_opencv(torch.tensor(frame["transform_matrix"], dtype=torch.float64))
-    return Camera(invert_rigid(c2w), K, int(value("w")), int(value("h")))
+def _camera(folder: Path, meta: dict[str, Any], frame: dict[str, Any]) -> Camera:
+    try:
+        fx, fy, cx, cy, w, h = (float(frame.get(key, meta.get(key))) for key in ("fl_x", "fl_y", "cx", "cy", "w", "h"))
+        c2w = opengl_to_opencv(torch.tensor(frame["transform_matrix"], dtype=torch.float64))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{folder / 'transforms.json'}: {frame.get('file_path')} lacks a pose or one of fl_x, fl_y, cx, cy, w, h "
+            f"({error}). Write the file again with genfusion-prepare or ns-process-data."
+        ) from error
+    K = torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=torch.float64)
+    return Camera(invert_rigid(c2w), K, int(w), int(h))
 
 
 def _fitted(
     path: Path, camera: Camera, width: int, height: int, corner: NDArray[np.floating]
 ) -> tuple[NDArray[np.uint8], Camera]:
     """A photo and its camera, shrunk to cover width x height, then cut at `corner` (shares of the slack)."""
+    check = check_photo(path, (camera.width, camera.height))
+    if check.fault is not None:
+        raise UserError(f"{path}: {check.found}. Mend the photo, or take its frame out of transforms.json.")
     scale = max(width / camera.width, height / camera.height)
     size = max(width, round(camera.width * scale)), max(height, round(camera.height * scale))
     with Image.open(path) as image:

@@ -44,7 +44,8 @@ def polygon_masks(seed: int, count: int, width: int, height: int, share: float) 
     """An irregular star-shaped polygon that drifts slowly over the photo and covers about `share` of each frame."""
     rng = np.random.default_rng([seed, 4])
     corners = int(rng.integers(5, 14))
-    angle = np.sort(rng.uniform(0, 2 * np.pi, corners)) + rng.uniform(0, 2 * np.pi)
+    # no gap reaches half a turn, so that the polygon can grow over the whole frame
+    angle = 2 * np.pi * (np.arange(corners) + rng.uniform(0, 0.8, corners) + rng.random()) / corners
     reach = rng.uniform(0.45, 1.0, corners)
     start, drift = rng.uniform(0.25, 0.75, 2), rng.uniform(-0.3, 0.3, 2)
     outline = np.column_stack([np.sin(angle), np.cos(angle)]) * reach[:, None]

@@ -16,6 +16,8 @@ from genfusion_ns.seeding import seed_of
 VALIDATION_SEEDS = 1_000_000
 """Scenes of the validation split have seeds from here on, so that none is ever trained on."""
 
+_SEED_STEP = 10_000
+_MOST_SEEDS = VALIDATION_SEEDS // _SEED_STEP
 # The made families by turns; one irregular scene to five of them.
 _MADE = ("rooms", "tables", "facades", "clutter", "terrains")
 _CAPTURE_EVERY = 6
@@ -37,8 +39,13 @@ def plan_units(
         first: number of the first scene, to go on where an earlier plan ended.
 
     Raises:
-        UserError: an unknown family.
+        UserError: an unknown family, or numbers beyond the seeds that a split has.
     """
+    if recipe.seed >= _MOST_SEEDS or first + scenes > _SEED_STEP:
+        raise UserError(
+            f"Found seed {recipe.seed} and scenes up to number {first + scenes}; expected a seed below {_MOST_SEEDS} "
+            f"and at most {_SEED_STEP} scenes each, beyond which train and val would share scenes."
+        )
     unknown = sorted(set(families) - set(scene_names()))
     if unknown:
         raise UserError(f"There is no family {', '.join(unknown)}; expected some of {', '.join(scene_names())}.")
@@ -51,7 +58,7 @@ def plan_units(
             capture = str(captures[number // _CAPTURE_EVERY % len(captures)])
         else:
             family = _family(number, families)
-        seed = offset + recipe.seed * 10_000 + number
+        seed = offset + recipe.seed * _SEED_STEP + number
         scene = f"{capture or family}-{seed}"
         for variant in draw_variants(scene, recipe.seed, variants):
             units.append(Unit(family, seed, variant, _steps(scene, variant.name), capture))

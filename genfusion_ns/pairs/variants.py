@@ -10,6 +10,9 @@ import numpy as np
 from genfusion_ns.pairs import masks
 from genfusion_ns.seeding import seed_of
 
+MOST_VARIANTS = 12
+"""So many different ones can be drawn for sure; there are 9 sparse ones."""
+
 Kind = Literal["corner", "window", "moving", "polygon", "sparse"]
 
 
@@ -66,7 +69,7 @@ _MASKED: tuple[tuple[str, Kind, float], ...] = (
 )
 _MASKED_ODDS = (0.3, 0.15, 0.15, 0.2, 0.2)
 # How many photos: mostly 3 to 9, the numbers of the sparse-view protocols.
-_VIEWS_ODDS = {1: 0.04, 2: 0.08, 3: 0.2, 4: 0.12, 5: 0.12, 6: 0.16, 7: 0.08, 8: 0.08, 9: 0.12}
+_VIEWS_ODDS = {1: 0.04, 2: 0.12, 3: 0.28, 4: 0.13, 5: 0.10, 6: 0.15, 7: 0.05, 8: 0.04, 9: 0.09}
 
 
 def draw_variants(scene: str, seed: int, count: int) -> list[Variant]:
@@ -74,6 +77,7 @@ def draw_variants(scene: str, seed: int, count: int) -> list[Variant]:
 
     Args:
         scene: the scene's name; with `seed` the only source of randomness.
+        count: 1 to `MOST_VARIANTS`.
     """
     rng = np.random.default_rng(seed_of(seed, scene, "variants"))
     masked_first = bool(rng.integers(2))

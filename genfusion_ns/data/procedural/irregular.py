@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import trimesh
 from numpy.typing import NDArray
@@ -57,6 +59,13 @@ def merged(mesh: trimesh.Trimesh, centres: Array, sizes: Array) -> trimesh.Trime
     return trimesh.Trimesh(vertices.reshape(-1, 3), faces.reshape(-1, 3), process=False)
 
 
+def merged_meshes(meshes: Sequence[trimesh.Trimesh]) -> trimesh.Trimesh:
+    """One mesh of several."""
+    offsets = np.cumsum([0, *(len(mesh.vertices) for mesh in meshes[:-1])])
+    faces = [np.asarray(mesh.faces) + offset for mesh, offset in zip(meshes, offsets, strict=True)]
+    return trimesh.Trimesh(np.concatenate([mesh.vertices for mesh in meshes]), np.concatenate(faces), process=False)
+
+
 def sponge(level: int) -> Array:
     """Centres [20^level, 3] of a Menger sponge's cubes, in units of their side, about the origin."""
     steps = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
@@ -82,7 +91,7 @@ def branches(rng: np.random.Generator, depth: int) -> tuple[trimesh.Trimesh, Arr
             bent[:, 2] += 0.15 * length[:, 0]
             ways = bent / np.linalg.norm(bent, axis=1, keepdims=True) * length * rng.uniform(0.8, 1.2, length.shape)
             radii = np.repeat(radii, split) * rng.uniform(0.55, 0.75)
-    return trimesh.util.concatenate(limbs), starts + ways
+    return merged_meshes(limbs), starts + ways
 
 
 def _limb(start: Array, end: Array, radius: float) -> trimesh.Trimesh:
