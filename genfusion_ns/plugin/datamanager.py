@@ -25,6 +25,7 @@ from genfusion_ns.data.points import InitialPoints, PointsMode, initial_points
 from genfusion_ns.data.views import TrainView
 from genfusion_ns.loop.accept import held_out, judge_last_round
 from genfusion_ns.loop.config import LoopConfig
+from genfusion_ns.loop.contact_sheet import MostChanged
 from genfusion_ns.loop.pool import GeneratedFrame, GeneratedViews
 from genfusion_ns.loop.repair import Repairer
 from genfusion_ns.loop.report import round_table
@@ -33,6 +34,8 @@ from genfusion_ns.loop.state import LoopState
 from genfusion_ns.plugin import compat, photos
 from genfusion_ns.plugin.dataparser import GenFusionDataParserConfig, subset
 from genfusion_ns.plugin.model import GenFusionModel
+from genfusion_ns.plugin.panel import RoundsPanel
+from genfusion_ns.plugin.round_log import log_round
 from genfusion_ns.plugin.views import core_cameras
 from genfusion_ns.seeding import generator, order_index
 
@@ -88,6 +91,7 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
         config.cache_images = compat.usable_image_cache(config.cache_images, device)  # type: ignore[assignment]
         self.loop_state = LoopState(GeneratedViews(config.loop.pool))
+        self.rounds = RoundsPanel(training=test_mode == "val")
         self.set_run_length(config.reference_iterations)
         self._repairer: Repairer | None = None
         if test_mode == "val":
@@ -222,6 +226,7 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         """Scale the loop's step numbers to a run of so many steps."""
         self._run_length = max_num_iterations
         self._loop = self.config.loop.scaled_to(max_num_iterations, self.config.reference_iterations)
+        self.rounds.update(self.loop_state, self._loop, 0, max_num_iterations)
 
     def next_generated(self, step: int) -> tuple[GeneratedFrame, float] | None:
         """The generated view of a step and lambda(step); None before the first round and once lambda is 0."""
@@ -254,11 +259,12 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
     def run_round_if_due(self, model: GenFusionModel, folder: Path, step: int) -> None:
         """After step `step` (0-based): render novel views, have them repaired, admit them, keep them on disk too."""
         k = step + 1
-        if not self._loop.is_round_due(k, self._run_length):
+        if not self.rounds.wants_round(self._loop, k, self._run_length):
             return
         if self._repairer is None:
             self._repairer = self._loop.make_repairer(self.device, CONSOLE.print)
         training, judging = self._captured_views(model)
+        watch = MostChanged()
         report = run_round(
             model.render,
             training,
@@ -270,8 +276,12 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
             CONSOLE,
             model.trained_splats(),
             judging,
+            watch,
         )
         self.loop_state.pool.save(folder)
+        log_round(report, watch.sheet(), step, folder.parent)
+        self.rounds.update(self.loop_state, self._loop, k, self._run_length)
+        self.rounds.show_clip(watch.sheet())
         CONSOLE.print(
             f"[bold]genfusion:[/] round {report.round + 1} at step {k}: {report.admitted} views from {report.clips} "
             f"clips ({self._repairer.name}), coverage {report.coverage:.2f}, {report.seconds:.1f} s.",
@@ -283,15 +293,21 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         if step + 1 == self._loop.until and self.loop_state.reports:
             training, judging = self._captured_views(model)
             judge_last_round(model.render, training, self.loop_state, self._loop, model.trained_splats(), judging)
+            self.rounds.update(self.loop_state, self._loop, step + 1, self._run_length)
 
     def print_rounds(self, step: int) -> None:
         """At the end of a run: what each round did."""
+        self.rounds.close()
         if self.loop_state.reports:
             CONSOLE.print(round_table(self.loop_state.reports))
 
+    def captured_cameras(self) -> list[Camera]:
+        """The training photos' cameras as they are trained on."""
+        return core_cameras(self._cameras_after_loading(), self.device)
+
     def _captured_views(self, model: GenFusionModel) -> tuple[CapturedViews, CapturedViews]:
         """The photos that train beside generated views, and those that judge these."""
-        cameras = core_cameras(self._cameras_after_loading(), self.device)
+        cameras = self.captured_cameras()
         judging = held_out(len(cameras), self._loop.hold_out_from)
         training = [i for i in range(len(cameras)) if i not in judging]
 
@@ -319,3 +335,5 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.loop_state.load_state_dict(state)
+        step = self.loop_state.reports[-1].step if self.loop_state.reports else 0
+        self.rounds.update(self.loop_state, self._loop, step, self._run_length)

@@ -6,6 +6,7 @@ names, everything that renders or trains is replaced.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torchmetrics.image import PeakSignalNoiseRatio
 
-from genfusion_ns import losses, schedule
+from genfusion_ns import losses, schedule, trust
 from genfusion_ns.cameras import Camera
 from genfusion_ns.densify_sparse import SparsityAwareDensifier
 from genfusion_ns.gaussians import activate, init_gaussians, random_points
@@ -28,6 +29,7 @@ from genfusion_ns.geometry import depth_to_normal
 from genfusion_ns.loop.keeper import TrainedSplats
 from genfusion_ns.plugin import compat
 from genfusion_ns.plugin.views import core_camera
+from genfusion_ns.plugin.wishes import ViewerWishes
 from genfusion_ns.raster import choose_rasterizer
 from genfusion_ns.raster.api import Render
 from genfusion_ns.seeding import generator
@@ -105,8 +107,10 @@ class GenFusionModel(SplatfactoModel):
         # Unit of length for the densifier; the pipeline, which knows the cameras, sets it.
         self.scene_extent = 1.0
         self.densifier_state = config.densifier.initialize_state(self.num_points)
+        self.densifier_state |= trust.fresh_origins(self.num_points)
         # The splats as they were before the last round of the loop, to go back to; empty before the first.
         self.kept_splats: dict[str, Any] = {}
+        self.wishes = ViewerWishes()
         self._rasterizer = None
         self._observed: list[Render] = []
 
@@ -143,19 +147,33 @@ class GenFusionModel(SplatfactoModel):
             self.kept_splats,
         )
 
+    def count_observers(self, cameras: Sequence[Camera]) -> None:
+        """Bring the bookkeeping of who sees which splat up to date (`trust.count_observers`)."""
+        with torch.no_grad():
+            self.densifier_state["seen_by"] = trust.count_observers(self.means, cameras, self.render)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GenFusionModel:
+        """The splats' statistics move along to another device; they are no buffers, since their number changes."""
+        super()._apply(fn, recurse)
+        self.densifier_state = {name: fn(values) for name, values in self.densifier_state.items()}
+        return self
+
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Densifier statistics and the splats to go back to: tensors and plain scalars."""
+        """Statistics of the splats, and the splats to go back to: tensors and plain scalars."""
         return {"densifier": self.densifier_state, "kept_splats": self.kept_splats}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        self.densifier_state = {
-            key: value.to(self.device) if isinstance(value, Tensor) else value
-            for key, value in state["densifier"].items()
-        }
+        # What a checkpoint from before the bookkeeping lacks is taken for initial splats.
+        saved = state["densifier"]
+        saved = trust.fresh_origins(len(saved["grad"])) | saved
+        self.densifier_state = {name: values.to(self.device) for name, values in saved.items()}
         self.kept_splats.clear()
         self.kept_splats.update(state["kept_splats"])
+        if self.kept_splats:
+            kept = self.kept_splats["state"]
+            self.kept_splats["state"] = trust.fresh_origins(len(kept["grad"])) | kept
 
     def load_state_dict(self, dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
         """Load any number of Gaussians into the Parameters that the optimisers already hold."""
@@ -185,6 +203,8 @@ class GenFusionModel(SplatfactoModel):
             # Generated views (all but the first) speak only for splats that no captured view shows: where both see a
             # splat, their weaker gradients would water the captured ones down.
             generated = number > 0
+            if generated and "captured" not in self.densifier_state:
+                continue  # the plain densifier learns from captured views alone
             radii = render.radii * (self.densifier_state["captured"] == 0) if generated else render.radii
             height, width = render.alpha.shape[:2]
             self.densifier.observe(self.densifier_state, gradient, radii, width, height, generated=generated)
@@ -216,9 +236,11 @@ class GenFusionModel(SplatfactoModel):
                 "render": render,
                 "camera": camera,
             }
-        render = self.render(camera, background, inside_crop=True)
+        inside = None if self.crop_box is None else self.crop_box.within(self.means).squeeze(-1)
+        rows = self.wishes.visible(self.densifier_state, inside)
+        render = self.render(camera, background, rows)
         depth = self.surface_depth(render)
-        return {
+        outputs = {
             "rgb": render.color.clamp(0.0, 1.0),
             # Holes go behind everything else, as splatfacto does: depth 0 would hide the viewer's frusta.
             "depth": torch.where(render.alpha > 0, depth, depth.max()),
@@ -226,6 +248,16 @@ class GenFusionModel(SplatfactoModel):
             "normal": (render.normal + 1.0) / 2.0,
             "background": background.expand(*render.color.shape),
         }
+        return outputs | self._origin_maps(camera, rows)
+
+    def _origin_maps(self, camera: Camera, rows: Tensor | None) -> dict[str, Tensor]:
+        """`coverage` [H, W, 1] and `trust` [H, W, 3] (`trust.maps`) by one more render; black where nobody looks."""
+        if not self.wishes.wants("coverage", "trust"):
+            return trust.maps(torch.zeros(camera.height, camera.width, 4, device=self.device))
+        features = trust.features(self.densifier_state)
+        chosen = features if rows is None else features[rows]
+        splats = activate(self._params(rows))
+        return trust.maps(self.rasterizer(*splats[:4], chosen, camera, sh_degree=None, near=self.config.near).color)
 
     def observed_render(self, camera: Camera, background: Tensor | None = None) -> Render:
         """A render of this training step; its screen gradients reach the densifier after backward."""
@@ -233,14 +265,14 @@ class GenFusionModel(SplatfactoModel):
         self._observed.append(render)
         return render
 
-    def render(self, camera: Camera, background: Tensor | None = None, inside_crop: bool = False) -> Render:
-        """Rasterise the current Gaussians over `background` [3] (None = black); all, or those in the crop box."""
-        params = dict(self.gauss_params.items())
-        if inside_crop and self.crop_box is not None:
-            inside = self.crop_box.within(self.means).squeeze(-1)
-            params = {name: value[inside] for name, value in params.items()}
+    def _params(self, rows: Tensor | None = None) -> dict[str, Tensor]:
+        """Raw parameters of the splats in `rows` [N] bool, or of all."""
+        return {name: value if rows is None else value[rows] for name, value in self.gauss_params.items()}
+
+    def render(self, camera: Camera, background: Tensor | None = None, rows: Tensor | None = None) -> Render:
+        """Rasterise the Gaussians over `background` [3] (None = black); all, or those in `rows` [N] bool."""
         return self.rasterizer(
-            *activate(params),
+            *activate(self._params(rows)),
             camera,
             sh_degree=self.sh_degree_now(),
             background=background,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils import profiler
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -19,6 +19,10 @@ from genfusion_ns.loop.supervision import generated_view_loss
 from genfusion_ns.plugin.datamanager import GenFusionDataManager, GenFusionDataManagerConfig
 from genfusion_ns.plugin.model import GenFusionModel, GenFusionModelConfig
 from genfusion_ns.plugin.views import core_cameras
+
+COUNT_EVERY = 250
+"""Steps between two counts of the captured views that see each splat, for the viewer's sake; each checkpoint counts
+anew."""
 
 
 @dataclass
@@ -42,6 +46,8 @@ class GenFusionPipeline(VanillaPipeline):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.model.scene_extent = scene_extent(core_cameras(self.datamanager.train_dataset.cameras))
+        self.rounds = self.datamanager.rounds
+        self.rounds.connect(self.model.wishes, core_cameras(self.datamanager.train_dataset.cameras))
 
     @property
     def model(self) -> GenFusionModel:
@@ -70,11 +76,28 @@ class GenFusionPipeline(VanillaPipeline):
         return [
             *self.model.get_training_callbacks(training_callback_attributes),
             *self.datamanager.get_training_callbacks(training_callback_attributes),
+            TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self.count_observers, COUNT_EVERY),
         ]
+
+    def count_observers(self, step: int | None = None) -> None:
+        """Find out anew which splats the captured views see."""
+        del step
+        self.model.count_observers(self.datamanager.captured_cameras())
+
+    def get_eval_image_metrics_and_images(self, step: int) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """Nerfstudio's, of all splats whatever the viewer hides."""
+        with self.model.wishes.set_aside():
+            return super().get_eval_image_metrics_and_images(step)
+
+    def get_eval_loss_dict(self, step: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+        """Nerfstudio's, of all splats whatever the viewer hides."""
+        with self.model.wishes.set_aside():
+            return super().get_eval_loss_dict(step)
 
     def get_average_image_metrics(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Nerfstudio's means, less what is no number: one image has no deviation, and bare NaN is no valid JSON."""
-        metrics = super().get_average_image_metrics(*args, **kwargs)
+        with self.model.wishes.set_aside():
+            metrics = super().get_average_image_metrics(*args, **kwargs)
         return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:

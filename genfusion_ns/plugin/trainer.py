@@ -118,6 +118,7 @@ class GenFusionTrainer(Trainer):
     def save_checkpoint(self, step: int) -> None:
         """Write `step-*.ckpt` atomically: a killed run leaves the old checkpoint or the new one, never half of one."""
         self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        self.pipeline.count_observers()
         path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
         # Not in the same folder: Nerfstudio reads every file name there as a step number.
         temporary = self.base_dir / f".{path.name}.{os.getpid()}"

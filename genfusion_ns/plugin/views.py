@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 
 from genfusion_ns.cameras import Camera, invert_rigid, opengl_to_opencv
+from genfusion_ns.geometry import directions, focus_point, positions, scene_extent
 
 
 def core_camera(cameras: Cameras, device: torch.device | str = "cpu") -> Camera:
@@ -37,3 +40,17 @@ def nerfstudio_camera(camera: Camera) -> Cameras:
         height=torch.tensor([[camera.height]], device=c2w.device),
         camera_type=CameraType.PERSPECTIVE,
     )
+
+
+def opening_view(cameras: Sequence[Camera]) -> tuple[Camera, torch.Tensor]:
+    """The captured view to look at a scene from first, and the point [3] to orbit: straight ahead of it, as far away as
+    what the captured views look at.
+
+    It is the one nearest to the cameras' mean place and direction, so that it looks where most of them do.
+    """
+    places, axes = positions(cameras), directions(cameras)
+    off_centre = (places - places.mean(0)).norm(dim=-1) / scene_extent(cameras) - 0.5 * axes @ axes.mean(0)
+    camera = cameras[int(off_centre.argmin())]
+    axis = camera.w2c[2, :3]
+    distance = (focus_point(cameras) - camera.position) @ axis
+    return camera, camera.position + axis * distance.clamp_min(0.1 * scene_extent(cameras))

@@ -7,7 +7,8 @@ import torch
 from nerfstudio.data.scene_box import OrientedBox, SceneBox
 from nerfstudio.models.splatfacto import SplatfactoModel
 
-from genfusion_ns.cameras import Camera, invert_rigid, look_at
+from genfusion_ns import trust
+from genfusion_ns.cameras import Camera, invert_rigid, look_at, project
 from genfusion_ns.losses import photometric
 from genfusion_ns.plugin.model import GenFusionModel, GenFusionModelConfig
 from genfusion_ns.plugin.views import nerfstudio_camera
@@ -43,7 +44,7 @@ def test_is_what_export_and_viewer_ask_for():
 def test_eval_outputs_are_images():
     model = make_model().eval()
     outputs = model.get_outputs_for_camera(nerfstudio_camera(make_camera()))
-    channels = {"rgb": 3, "depth": 1, "accumulation": 1, "normal": 3, "background": 3}
+    channels = {"rgb": 3, "depth": 1, "accumulation": 1, "normal": 3, "background": 3, "coverage": 1, "trust": 3}
     assert {name: value.shape for name, value in outputs.items()} == {n: (14, 20, c) for n, c in channels.items()}
     for name in ("rgb", "accumulation", "normal"):
         assert outputs[name].min() >= 0 and outputs[name].max() <= 1
@@ -135,3 +136,113 @@ def test_metrics_of_a_perfect_render(monkeypatch):
     metrics, images = model.get_image_metrics_and_images(outputs, {"image": outputs["rgb"].clone()})
     assert metrics["psnr"] > 80 and metrics["ssim"] == pytest.approx(1.0, abs=1e-5) and "lpips" not in metrics
     assert images["img"].shape == (14, 40, 3)
+
+
+# -- what a picture rests on -----------------------------------------------------------------------------------------
+
+
+def two_splats(rasterizer: str = "torch") -> tuple[GenFusionModel, Camera]:
+    """An opaque disc at the left and one at the right of the view, large enough to fill a few pixels each."""
+    model = make_model(n=2)
+    model.config.rasterizer = rasterizer
+    with torch.no_grad():
+        model.means.copy_(torch.tensor([[-0.4, 0.0, 0.0], [0.4, 0.0, 0.0]]))
+        model.quats.copy_(torch.tensor([0.70710678, 0.70710678, 0.0, 0.0]).expand(2, 4))  # facing the camera
+        model.scales.fill_(-1.8)
+        model.opacities.fill_(6.0)
+    return model, make_camera()
+
+
+def pixel(camera: Camera, model: GenFusionModel, splat: int) -> tuple[int, int]:
+    column, row = project(model.means[splat].detach(), camera)[0].long().tolist()
+    return row, column
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rasterizer", ["torch", "numba"])
+def test_a_seen_splat_is_drawn_as_observed_and_an_added_one_as_invented(rasterizer):
+    model, camera = two_splats(rasterizer)
+    only_left = camera.window(0, 0, 10, 14)  # the left half of the picture is a captured view; twice: with parallax
+    model.count_observers([only_left, only_left])
+    assert model.densifier_state["seen_by"].tolist() == [2, 0]
+    model.densifier_state["captured"][0] = 100
+    model.densifier_state["from_start"][1] = 0
+    outputs = model.eval().render_outputs(camera)
+    left, right = pixel(camera, model, 0), pixel(camera, model, 1)
+    alpha = outputs["accumulation"]
+    assert alpha[left] > 0.8 and alpha[right] > 0.8
+    assert torch.allclose(outputs["trust"][left], torch.tensor(trust.LEGEND[0]) * alpha[left], atol=2e-3)
+    assert torch.allclose(outputs["trust"][right], torch.tensor(trust.LEGEND[2]) * alpha[right], atol=2e-3)
+    assert torch.allclose(outputs["coverage"][left], alpha[left], atol=2e-3) and outputs["coverage"][right] < 2e-3
+    assert torch.allclose(trust.shares(outputs["trust"]).sum(-1, keepdim=True), alpha, atol=2e-3)
+    assert (outputs["trust"][0, 0] == 0).all()  # nothing is drawn in the corner
+
+
+@torch.no_grad()
+def test_hiding_the_invented_reaches_the_viewer_only():
+    model, camera = two_splats()
+    model.densifier_state["from_start"][1] = 0
+    right, left = pixel(camera, model, 1), pixel(camera, model, 0)
+    before = model.eval().render_outputs(camera)
+    model.wishes.least_trust = 0.5
+    hidden = model.render_outputs(camera)
+    assert hidden["accumulation"][right] < 0.01 < 0.8 < hidden["accumulation"][left]
+    assert torch.equal(hidden["trust"][right], torch.zeros(3))
+    with model.wishes.set_aside():  # evaluation beside a viewer
+        assert torch.equal(model.render_outputs(camera)["rgb"], before["rgb"])
+    model.train()
+    model.step = 0
+    trained = model.render_outputs(camera)["accumulation"]
+    assert torch.equal(trained, before["accumulation"])
+    assert torch.equal(model.render(camera).alpha, before["accumulation"])  # rounds
+
+
+@torch.no_grad()
+def test_hiding_and_cropping_add_up():
+    model, camera = two_splats()
+    model.eval().densifier_state["from_start"][1] = 0
+    model.wishes.least_trust = 0.5
+    box = OrientedBox(R=torch.eye(3), T=torch.tensor([0.5, 0.0, 0.0]), S=torch.ones(3))  # holds the right one only
+    assert model.get_outputs_for_camera(nerfstudio_camera(camera), box)["accumulation"].max() == 0
+    model.wishes.least_trust = 0.0
+    assert model.get_outputs_for_camera(nerfstudio_camera(camera), box)["accumulation"].max() > 0.8
+
+
+@torch.no_grad()
+def test_nothing_is_spent_on_outputs_that_nobody_looks_at(monkeypatch):
+    model, camera = two_splats()
+    model.eval()
+    renders = []
+    inner = model.rasterizer
+    model._rasterizer = lambda *args, **settings: renders.append(settings["sh_degree"]) or inner(*args, **settings)
+    model.wishes.shown = lambda: {"rgb"}
+    outputs = model.render_outputs(camera)
+    assert renders == [3] and outputs["trust"].shape == (14, 20, 3) and outputs["coverage"].shape == (14, 20, 1)
+    model.wishes.shown = lambda: {"trust"}
+    model.render_outputs(camera)
+    assert renders == [3, 3, None]
+
+
+def test_bookkeeping_moves_with_the_model_and_through_checkpoints():
+    model, _ = two_splats()
+    model.densifier_state["from_start"][1] = 0
+    model.densifier_state["seen_by"][0] = 4
+    other = make_model(n=5)
+    other.load_state_dict(model.state_dict())
+    assert other.densifier_state["from_start"].tolist() == [1, 0] and other.densifier_state["seen_by"].tolist() == [
+        4,
+        0,
+    ]
+    assert {values.device.type for values in other.to("meta").densifier_state.values()} == {"meta"}
+
+
+def test_checkpoints_from_before_the_bookkeeping_load():
+    model, camera = two_splats()
+    old = model.state_dict()
+    for name in ("seen_by", "from_start"):
+        del old["_extra_state"]["densifier"][name]
+    other = make_model(n=5)
+    other.load_state_dict(old)
+    assert other.densifier_state["from_start"].tolist() == [1, 1]
+    with torch.no_grad():
+        assert other.eval().render_outputs(camera)["trust"].max() > 0
