@@ -45,18 +45,28 @@ def spread(refs: Sequence[ClipRef], count: int) -> list[ClipRef]:
     return [refs[round(i * (len(refs) - 1) / max(1, count - 1))] for i in range(count)]
 
 
-def repair_pair(pipeline: RGBDVideoRepairPipeline, pair: Pair, steps: int | None = None, seed: int = 0) -> Repaired:
-    """Repair a stored clip as the loop would. `steps` None = the weights' default."""
-    rendered, target = pair.render_rgb.float() / 255, pair.target_rgb.float() / 255
+def repair_output(
+    pipeline: RGBDVideoRepairPipeline, pair: Pair, steps: int | None = None, strength: float = 1.0, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Repair a stored clip as the loop would: rgb [T, H, W, 3] and disparity [T, H, W, 1], both in [0, 1].
+
+    Args:
+        steps: of the sampler; None = the weights' default.
+        strength: see the pipeline.
+    """
     output = pipeline(
-        rendered,
+        pair.render_rgb.float() / 255,
         pair.render_depth.float(),
         pair.render_alpha.float() / 255,
         pair.reference.float() / 255,
         num_inference_steps=steps,
+        strength=strength,
         generator=generator_of("validation", seed),
     )
-    return Repaired(rendered, torch.as_tensor(output.rgb).cpu().float(), target)
+    rgb = torch.as_tensor(output.rgb).cpu().float()
+    if output.disparity is None:
+        return rgb, torch.zeros_like(rgb[..., :1])
+    return rgb, torch.as_tensor(output.disparity).cpu().float()
 
 
 @contextmanager
@@ -80,7 +90,9 @@ def validate_repair(
     gains: dict[str, list[float]] = {}
     with averaged(task.networks, average):
         for index, ref in enumerate(refs):
-            found = repair_pair(task.pipeline, load_pair(ref), steps=1)
+            pair = load_pair(ref)
+            repaired, _ = repair_output(task.pipeline, pair, steps=1)
+            found = Repaired(pair.render_rgb.float() / 255, repaired, pair.target_rgb.float() / 255)
             for kind in ("all", str(ref.provenance.get("variant", "?")).rstrip("0123456789-_")):
                 gains.setdefault(kind, []).append(found.gain)
             if writer is not None and index < 4:
