@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genfusion_ns.cameras import Camera, invert_rigid, project
-from genfusion_ns.plugin.views import core_camera, core_cameras, nerfstudio_camera
+from genfusion_ns.cameras import Camera, invert_rigid, look_at, project
+from genfusion_ns.plugin.views import core_camera, core_cameras, nerfstudio_camera, opening_view
 
 
 def some_camera(seed: int) -> Camera:
@@ -47,3 +47,22 @@ def test_batch():
     cameras = [some_camera(0), some_camera(1)]
     batch = nerfstudio_camera(cameras[1])
     assert torch.allclose(core_cameras(batch)[0].w2c, cameras[1].w2c, atol=1e-6)
+
+
+def aimed(position, target) -> Camera:
+    c2w = look_at(torch.tensor(position), torch.tensor(target), torch.tensor([0.0, 0.0, 1.0]))
+    return Camera(invert_rigid(c2w), torch.eye(3), 4, 3)
+
+
+def test_the_viewer_opens_amid_forward_facing_cameras_and_orbits_what_they_look_at():
+    cameras = [aimed((x, 0.0, 0.0), (0.0, 5.0, 0.0)) for x in (1.0, -1.0, 0.1, 0.5)]
+    cameras.append(aimed((0.0, 0.0, 0.0), (0.0, -5.0, 0.0)))  # a stray look back
+    camera, target = opening_view(cameras[:4])
+    assert camera is cameras[2]
+    assert torch.allclose(target, torch.tensor([0.0, 5.0, 0.0]), atol=0.3)
+    assert opening_view(cameras)[0] is cameras[2]
+
+
+def test_parallel_cameras_have_an_orbit_ahead_of_them():
+    camera, target = opening_view([aimed((x, 0.0, 0.0), (x, 1.0, 0.0)) for x in (0.0, 1.0, 2.0)])
+    assert camera.position[0] == 1.0 and target[1] > 0.01

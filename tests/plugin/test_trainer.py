@@ -70,6 +70,48 @@ def test_resume_continues_bit_for_bit(scene, make_config, train, monkeypatch, sa
     assert_same(final_state(whole), final_state(second))
 
 
+def test_rounds_on_demand_and_paused_and_a_resume_after_them(scene, make_config, train, monkeypatch):
+    """The panel's button and box act on the training thread's next step; what they did is in the checkpoint."""
+
+    def config(**overrides):
+        made = make_config(scene, max_num_iterations=20, steps_per_save=12, **overrides)
+        views = made.pipeline.datamanager
+        views.reference_iterations, views.loop.start, views.loop.every, views.loop.until = 20, 4, 5, 18
+        views.loop.frames, views.loop.clip_length, views.loop.max_side = 3, 3, 24
+        views.loop.trajectories, views.loop.skip_covered = ("orbit",), 2.0
+        return made
+
+    def steps_of_rounds(trainer):
+        return [report.step for report in trainer.pipeline.datamanager.loop_state.reports]
+
+    def press(trainer, step):
+        rounds = trainer.pipeline.rounds
+        if step == 5:
+            rounds.run_round.cb_hook(rounds.run_round)
+        rounds.pause_rounds.default_value = 7 <= step < 12  # what it shows where there is no viewer
+
+    def pressed(**overrides):
+        trainer = config(**overrides).setup(local_rank=0, world_size=1)
+        trainer.setup()
+        next_train = trainer.pipeline.datamanager.next_train
+        monkeypatch.setattr(
+            trainer.pipeline.datamanager, "next_train", lambda step: press(trainer, step) or next_train(step)
+        )
+        trainer.train()
+        return trainer
+
+    first = pressed(timestamp="first", save_only_latest_checkpoint=False)
+    assert steps_of_rounds(first) == [4, 6, 14]  # 9 was paused
+    pictures = sorted(path.name for path in (first.base_dir / "rounds").iterdir())
+    assert pictures == ["round_001.png", "round_002.png", "round_003.png"]
+    assert "3 done" in first.pipeline.rounds.status.content
+
+    (first.checkpoint_dir / "step-000000019.ckpt").unlink()
+    second = train(config(load_dir=first.checkpoint_dir, timestamp="second"))
+    assert steps_of_rounds(second) == [4, 6, 14]
+    assert_same(final_state(first), final_state(second))
+
+
 def test_checkpoint_is_plain_and_whole(scene, make_config, train):
     config = make_config(scene, max_num_iterations=4)
     train(config)
