@@ -98,6 +98,9 @@ class RepairConfig(RunConfig):
     """Frames per clip that are decoded for it; more cost time and memory."""
     depth_weight: float = 0.25
     """Of the disparity's share in the error of decoded frames."""
+    train_decoder: bool = True
+    """Let that error teach the autoencoder's decoder too: a residual model needs it to draw changes, not whole frames.
+    Switched off for weights whose decoder is good already, as the official ones'."""
     condition_dropout: float = 0.05
     """Share of the clips whose photo is replaced by a grey one, which guidance needs; the paper's 0.05."""
     augment: bool = True

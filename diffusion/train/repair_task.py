@@ -20,12 +20,14 @@ from diffusion.train.losses import clean_estimate, draw_timesteps, reconstructio
 
 
 class RepairNetworks(nn.Module):
-    """The denoiser and the resampler as one function, so that they can be trained over several processes."""
+    """All that is trained as one module, so that it can be trained over several processes; `decoding` are the parts of
+    the autoencoder that turn latents into frames, or empty."""
 
-    def __init__(self, unet: nn.Module, resampler: nn.Module) -> None:
+    def __init__(self, unet: nn.Module, resampler: nn.Module, decoding: nn.ModuleDict) -> None:
         super().__init__()
         self.unet = unet
         self.resampler = resampler
+        self.decoding = decoding
 
     def forward(self, sample: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
         """Noisy latents and conditions [B, C, T, h, w], timesteps [B], a photo's tokens [B, L, D] -> v, float32."""
@@ -62,7 +64,9 @@ class RepairTask:
         for module in pipeline.unet.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0  # diffusers' temporal convolutions drop a tenth, which a small network cannot spare
-        return cls(pipeline, RepairNetworks(pipeline.unet, pipeline.resampler), config)
+        parts = {"decoder": pipeline.vae.decoder, "post_quant_conv": pipeline.vae.post_quant_conv}
+        decoding = nn.ModuleDict(parts if config.train_decoder and config.pixel_weight else {})
+        return cls(pipeline, RepairNetworks(pipeline.unet, pipeline.resampler, decoding), config)
 
     @property
     def noise_schedule(self) -> RescaledDDIMScheduler:
@@ -85,7 +89,9 @@ class RepairTask:
         logs = {"latent": float(latent_error.detach())}
         last = timesteps == len(schedule) - 1
         if not config.pixel_weight or not last.any():
-            return latent_error + 0.0 * prediction.sum(), logs
+            # several processes wait for a gradient of every parameter
+            unused = sum(p.sum() for p in self.networks.decoding.parameters())
+            return latent_error + 0.0 * unused, logs
         abar = schedule.alphas_cumprod.to(wanted.device)[timesteps].reshape(-1, 1, 1, 1, 1)
         clean = clean_estimate(noisy, prediction, abar)
         chosen = torch.randperm(wanted.shape[2], generator=generator)[: config.pixel_frames]
@@ -131,9 +137,7 @@ def pipeline_frames(
     rendered, frames = rendered[:, :, chosen], frames[:, : pipeline.vae.config["in_channels"], chosen]
     if not pipeline.config["residual"]:
         return decode_clip(pipeline.vae, clean, chunk=8)
-    with torch.no_grad():
-        origin = decode_clip(pipeline.vae, rendered, chunk=8)
-    return frames + decode_clip(pipeline.vae, rendered + clean, chunk=8) - origin
+    return frames + decode_clip(pipeline.vae, rendered + clean, chunk=8) - decode_clip(pipeline.vae, rendered, chunk=8)
 
 
 def _start_at_zero(pipeline: RGBDVideoRepairPipeline) -> None:

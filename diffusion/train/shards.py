@@ -100,7 +100,7 @@ def write_shard(path: Path, pairs: Sequence[Pair]) -> None:
         tensors |= {f"{index:04d}.{name}": value for name, value in own.items()}
         clips.append({"provenance": pair.provenance, "crc32": _checksum(own)})
     metadata = {"format": "genfusion-pairs", "version": str(VERSION), "clips": json.dumps(clips)}
-    _write_atomic(path, save(tensors, metadata))
+    _write_atomic(path, _ordered(save(tensors, metadata)))
 
 
 def read_shard(path: Path) -> list[Pair]:
@@ -209,6 +209,17 @@ def file_hash(path: Path) -> str:
         while block := stream.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _ordered(content: bytes) -> bytes:
+    """The same safetensors file with its metadata sorted: the library's order changes from process to process, and with
+    it the hash of a shard that is made again."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def _known_hashes(index: Path) -> dict[str, tuple[list[int], str]]:

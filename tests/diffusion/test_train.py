@@ -191,6 +191,7 @@ def test_an_untrained_residual_network_only_fills_holes(pairs: Path, tmp_path: P
 def test_any_saved_pipeline_can_be_tuned(pairs: Path, tmp_path: Path, configuration) -> None:
     tiny_pipeline(configuration).save_pretrained(tmp_path / "start")
     config = repair_config(pairs, tmp_path / "run", start=str(tmp_path / "start"), stages=(replace(STAGE, steps=2),))
+    config = replace(config, train_decoder=False)
     before = RGBDVideoRepairPipeline.from_pretrained(tmp_path / "start").unet.state_dict()
     after = RGBDVideoRepairPipeline.from_pretrained(train_denoiser(config), torch_dtype=torch.float32)
     changed = [name for name, value in after.unet.state_dict().items() if not torch.allclose(value, before[name])]
