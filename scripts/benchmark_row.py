@@ -11,13 +11,16 @@ import os
 import resource
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
-Split = Literal["all", "3", "6", "9", "masked"]
-Method = Literal["2dgs", "genfusion-identity", "splatfacto"]
-METHODS: tuple[Method, ...] = get_args(Method)
+from benchmark_methods import recipe_of
+
+from genfusion_ns.data.points import PointsMode
+
+Split = Literal["all", "3", "6", "9", "masked", "masked-half", "masked-quarter"]
+Recipes = Literal["ours", "paper"]
 
 
 @dataclass(frozen=True)
@@ -25,53 +28,114 @@ class Row:
     """What one row measures; equal rows on equal code give equal results on a CPU."""
 
     scene: str
-    """Folder of the scene."""
+    """Folder of the scene, as `layouts.recognise` names it."""
+    title: str
+    """What to call the scene."""
+    layout: str
+    """Which benchmark's folder it is."""
     split: Split
     """All training views, that many of them, or a moving window of a quarter of each photo."""
-    method: Method
-    """Our model without loop, with a loop that repairs nothing, or Nerfstudio's splatfacto."""
+    method: str
+    """See benchmark_methods."""
     max_num_iterations: int | None
-    """Training steps; None = the method's preset."""
+    """Training steps; None = the recipe's."""
     width: int | None
-    """Longest side of the photos in training and evaluation; None = the preset's."""
+    """Longest side of the photos in training and evaluation; None = the recipe's."""
     seed: int
+    recipes: Recipes = "ours"
+    """Our settings, or the paper's: its sparse one, its masked one where photos are masked."""
+    initial_points: PointsMode = "tracks"
+    """Where the first splats lie; 'official' and 'all' leak geometry from the held-out photos."""
+    downscale_factor: int | None = None
+    """Which reduced photos are read."""
+    train_every: int = 0
+    """Every so many-th photo trains and all others are held out; 0 = every eighth is held out."""
+    split_folder: str | None = None
+    """Where train_test_split_{n}.json lies, if not in the scene."""
+    weights_hash: str = ""
+    """Content of the video model's weights, so that others of the same name are measured anew."""
+
+    @property
+    def masked(self) -> bool:
+        """Whether only a window of each training photo is seen."""
+        return self.split.startswith("masked")
+
+    @property
+    def leaks(self) -> bool:
+        """Whether the first points know more than the training photos tell."""
+        return self.initial_points in ("official", "all")
 
 
 def trainer_config(row: Row, output_dir: Path) -> Any:
     """Nerfstudio's trainer configuration of a row. All methods see the same photos, held-out views and first points:
     the datamanager is ours in each."""
-    from nerfstudio.configs.method_configs import all_methods
+    from genfusion_ns.plugin import config as methods
 
-    ours = copy.deepcopy(all_methods["genfusion"])
-    name = "splatfacto" if row.method == "splatfacto" else "genfusion"
-    config = cast(Any, copy.deepcopy(all_methods[name]))
-    data = cast(Any, ours).pipeline.datamanager
-    data.data = Path(row.scene)
-    data.seed = config.machine.seed = row.seed
-    if row.split == "masked":
-        data.mask = "moving"
-    elif row.split != "all":
-        data.dataparser.sparse_views = int(row.split)
-    data.loop.repairer = "identity"
-    if row.method != "genfusion-identity":
+    ours = copy.deepcopy(cast(Any, _base(row, methods)))
+    recipe = recipe_of(row.method)
+    data = ours.pipeline.datamanager
+    _choose_views(data, row)
+    data.seed = ours.machine.seed = ours.pipeline.model.seed = row.seed
+    data.initial_points = row.initial_points
+    if recipe.repairer is None:
         data.loop.every = 0
-    if row.width is not None:
-        data.max_image_side = row.width
-    config.pipeline.datamanager = data
+    else:
+        data.loop.repairer = recipe.repairer
+        data.loop.diffusion.weights = recipe.weights
+        if not recipe.expand:
+            data.loop.expand = 0
+    if not recipe.sparsity_aware:
+        ours.pipeline.model.densifier = gradient_densifier(ours.pipeline.model.densifier)
+    config = _splatfacto(ours) if recipe.model == "splatfacto" else ours
     config.max_num_iterations = row.max_num_iterations or config.max_num_iterations
-    if name == "genfusion":
-        config.pipeline.model.seed = row.seed
-    config.output_dir, config.experiment_name, config.timestamp = output_dir, Path(row.scene).name, "run"
+    config.output_dir, config.experiment_name, config.timestamp = output_dir, row.title, "run"
     config.vis = "tensorboard"
     config.steps_per_eval_image = config.steps_per_eval_batch = config.steps_per_eval_all_images = 0
     config.steps_per_save = config.max_num_iterations
     return config
 
 
+def _base(row: Row, methods: Any) -> Any:
+    if row.recipes == "ours":
+        return methods.genfusion.config
+    return (methods.genfusion_masked if row.masked else methods.genfusion_sparse).config
+
+
+def _choose_views(data: Any, row: Row) -> None:
+    """What is seen of which photos."""
+    data.data, parser = Path(row.scene), data.dataparser
+    data.mask = "moving" if row.masked else "none"
+    parser.downscale_factor, parser.train_every = row.downscale_factor, row.train_every
+    if row.split in ("3", "6", "9"):
+        parser.sparse_views = int(row.split)
+        parser.splits = None if row.split_folder is None else Path(row.split_folder)
+    if row.masked and row.recipes == "ours":
+        # Three quarters of each photo are missing where it was taken; new places come second.
+        data.loop.trajectories = ("captured", "interpolate")
+    if row.width is not None:
+        data.max_image_side = row.width
+
+
+def _splatfacto(ours: Any) -> Any:
+    from nerfstudio.configs.method_configs import method_configs
+
+    config = cast(Any, copy.deepcopy(method_configs["splatfacto"]))
+    config.machine.seed, config.pipeline.datamanager = ours.machine.seed, ours.pipeline.datamanager
+    return config
+
+
+def gradient_densifier(densifier: Any) -> Any:
+    """3DGS's densifier with the thresholds and steps of a sparsity-aware one."""
+    from genfusion_ns.densify import GradientDensifier
+
+    return replace(GradientDensifier(), **{f.name: getattr(densifier, f.name) for f in fields(GradientDensifier)})
+
+
 def measure(row: Row, output_dir: Path) -> dict[str, Any]:
-    """Train and evaluate a row; its settings, metrics and costs as plain JSON values."""
+    """Train and evaluate a row; its settings, metrics and costs as plain JSON values. Two pictures of its middle
+    held-out view go into `output_dir`."""
     import torch
-    from held_out import held_out_metrics
+    from held_out import Perceptual, held_out_metrics, save_pictures
 
     config = trainer_config(row, output_dir)
     config.set_timestamp()
@@ -81,14 +145,18 @@ def measure(row: Row, output_dir: Path) -> dict[str, Any]:
     trainer.train()
     minutes = (time.perf_counter() - started) / 60
     pipeline = trainer.pipeline
-    metrics = held_out_metrics(pipeline)
+    # Before evaluation, which brings networks of its own along.
     gpu = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
+    memory = _peak_rss_mib()
+    metrics = held_out_metrics(pipeline, Perceptual())
+    save_pictures(pipeline, output_dir)
     return {
         **asdict(row),
         "max_num_iterations": config.max_num_iterations,
         **metrics,
+        "train_views": len(pipeline.datamanager.train_dataset),
         "minutes": minutes,
-        "peak_memory_mib": _peak_rss_mib(),
+        "peak_memory_mib": memory,
         "peak_gpu_memory_mib": gpu,
         "gaussians": pipeline.model.num_points,
         "device": torch.cuda.get_device_name() if gpu is not None else f"CPU, {torch.get_num_threads()} threads",

@@ -21,9 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tyro
-from held_out import code_hash, held_out_metrics, held_out_views
+from held_out import code_hash, held_out_metrics, save_pictures
 from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -159,11 +158,7 @@ def evaluate(folder: Path) -> dict[str, Any]:
 
     pipeline: Any = eval_setup(folder / "config.yml", test_mode="test")[1]
     metrics = held_out_metrics(pipeline)
-    views = list(held_out_views(pipeline))
-    outputs, batch = views[len(views) // 2]
-    photo = np.asarray(pipeline.model.get_gt_img(batch["image"]).cpu())
-    for name, image in (("photo", photo), ("render", outputs["rgb"].cpu().numpy())):
-        Image.fromarray((255 * image.clip(0, 1)).round().astype(np.uint8)).save(folder / f"{name}.png")
+    save_pictures(pipeline, folder)
     return {**metrics, "gaussians": pipeline.model.num_points}
 
 

@@ -1,9 +1,8 @@
-"""The shell scripts and the benchmark's and the demo's Python, as far as they can be tested without installing."""
+"""The shell scripts and the demo's Python, as far as they can be tested without installing."""
 
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
 import subprocess
@@ -17,8 +16,6 @@ REPO = Path(__file__).resolve().parents[1]
 SHELL = ("scripts/setup", "scripts/demo", "scripts/test", ".ci/run")
 
 sys.path.insert(0, str(REPO / "scripts"))
-import benchmark  # noqa: E402
-import benchmark_row  # noqa: E402
 import demo_run  # noqa: E402
 
 from genfusion_ns.errors import UserError  # noqa: E402
@@ -129,108 +126,6 @@ def test_shell_scripts_explain_themselves(script, tmp_path):
 def test_python_scripts_explain_themselves(script, tmp_path):
     shown = bash([sys.executable, str(REPO / "scripts" / script), "--help"], tmp_path)
     assert shown.returncode == 0 and "--steps" in shown.stdout or "--scenes" in shown.stdout
-
-
-# -- the benchmark -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def data_root(tmp_path) -> Path:
-    for name in ("pond", "attic"):
-        (tmp_path / "data" / name).mkdir(parents=True)
-        (tmp_path / "data" / name / "train_test_split_3.json").write_text("{}")
-    (tmp_path / "data" / "points only").mkdir()
-    return tmp_path / "data"
-
-
-def test_benchmark_makes_every_combination_once(data_root):
-    args = benchmark.Benchmark(data_root=data_root, splits=("all", "3"), max_num_iterations=9)
-    rows = benchmark.rows_of(args, has_cuda=False)
-    assert [(Path(r.scene).name, r.split, r.method) for r in rows] == [
-        (scene, split, method)
-        for scene in ("attic", "pond")
-        for split in ("all", "3")
-        for method in ("2dgs", "genfusion-identity")
-    ]
-    with_cuda = benchmark.rows_of(args, has_cuda=True)
-    assert {r.method for r in with_cuda} == {"2dgs", "genfusion-identity", "splatfacto"}
-
-
-def test_benchmark_refuses_what_cannot_run(data_root, tmp_path):
-    with pytest.raises(UserError, match="no such scene folder.*lake.*--data-root"):
-        benchmark.rows_of(benchmark.Benchmark(scenes=("pond", "lake"), data_root=data_root), has_cuda=False)
-    with pytest.raises(UserError, match="holds no scene"):
-        benchmark.rows_of(benchmark.Benchmark(data_root=tmp_path / "empty"), has_cuda=False)
-    with pytest.raises(UserError, match="splatfacto needs CUDA"):
-        benchmark.rows_of(benchmark.Benchmark(data_root=data_root, methods=("splatfacto",)), has_cuda=False)
-
-
-def finished_row(row: benchmark_row.Row, **metrics: float) -> dict[str, object]:
-    costs = {"minutes": 1.0, "peak_memory_mib": 900.0, "peak_gpu_memory_mib": None, "gaussians": 1234}
-    return {**vars(row), "max_num_iterations": 7, "ssim": 0.5, "coverage": 1.0, **costs, **metrics}
-
-
-def test_benchmark_reads_rows_back_and_notices_other_settings_and_code(data_root, tmp_path, monkeypatch):
-    args = benchmark.Benchmark(data_root=data_root, out=tmp_path / "out", weights=tmp_path)
-    row = benchmark.rows_of(args, has_cuda=False)[0]
-    calls: list[list[str]] = []
-
-    def train(command, **_kwargs):
-        calls.append(command)
-        Path(command[3]).write_text(json.dumps(finished_row(row, psnr=20.0 + len(calls))))
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setattr(benchmark.subprocess, "run", train)
-    console = Console(quiet=True)
-    first = benchmark.measured(row, args, "code1", console)
-    assert first is not None and first["psnr"] == 21.0 and first["code"] == "code1"
-    assert benchmark.measured(row, args, "code1", console) == first and len(calls) == 1
-    other = benchmark_row.Row(**{**vars(row), "seed": 1})
-    for changed in (benchmark.measured(other, args, "code1", console), benchmark.measured(row, args, "code2", console)):
-        assert changed is not None and changed["psnr"] > 21.0
-    args.fresh = True
-    assert benchmark.measured(row, args, "code1", console) != first
-
-
-def test_benchmark_shows_the_end_of_a_failed_rows_log(data_root, tmp_path, monkeypatch, capsys):
-    args = benchmark.Benchmark(data_root=data_root, out=tmp_path / "out", weights=tmp_path)
-
-    def crash(command, stdout, **_kwargs):
-        stdout.write("Traceback\nValueError: too dark\n")
-        return subprocess.CompletedProcess(command, 1)
-
-    monkeypatch.setattr(benchmark.subprocess, "run", crash)
-    assert benchmark.measured(benchmark.rows_of(args, False)[0], args, "code", Console()) is None
-    assert "ValueError: too dark" in capsys.readouterr().out
-
-
-def test_benchmark_table_says_na_without_lpips(data_root):
-    row = benchmark.rows_of(benchmark.Benchmark(data_root=data_root), has_cuda=False)[0]
-    console = Console(record=True, width=160, file=io.StringIO())
-    console.print(benchmark.table_of([finished_row(row, psnr=23.456), finished_row(row, psnr=9.0, lpips=0.4321)]))
-    text = console.export_text()
-    assert "23.46" in text and "n/a" in text and "0.432" in text and "1,234" in text
-
-
-def test_benchmark_rows_give_all_methods_the_same_views(data_root, tmp_path):
-    pytest.importorskip("nerfstudio")
-    configs = {
-        method: benchmark_row.trainer_config(
-            benchmark_row.Row(str(data_root / "pond"), "3", method, 50, 64, 1), tmp_path
-        )
-        for method in benchmark_row.METHODS
-    }
-    views = {
-        m: (c.pipeline.datamanager.dataparser.sparse_views, c.pipeline.datamanager.max_image_side)
-        for m, c in configs.items()
-    }
-    assert set(views.values()) == {(3, 64)}
-    assert {m: c.pipeline.datamanager.loop.every > 0 for m, c in configs.items()} == {
-        "2dgs": False,
-        "genfusion-identity": True,
-        "splatfacto": False,
-    }
-    assert all(c.max_num_iterations == 50 for c in configs.values())
 
 
 # -- the demo ------------------------------------------------------------------------------------------------------
