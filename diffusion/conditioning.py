@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
 from diffusion.models.image_encoder import image_tokens
-from diffusion.models.vae import encode_clip
+from diffusion.models.vae import Autoencoder, encode_clip, spatial_factor
 from diffusion.preprocess import clip_pixels, latent_tokens
 
 
@@ -28,14 +27,14 @@ def clip_context(image_encoder: CLIPVisionModel, resampler: nn.Module, photos: S
 
 
 def latent_context(
-    vae: AutoencoderKL, resampler: nn.Module, photos: Sequence[Tensor], size: tuple[int, int], patch: int
+    vae: Autoencoder, resampler: nn.Module, photos: Sequence[Tensor], size: tuple[int, int], patch: int
 ) -> Tensor:
     """As `clip_context`, with patches of the photo's own VAE latent instead of the CLIP tower's tokens."""
     tokens = photo_tokens(vae, photos, size, patch)
     return resampler(tokens.to(next(resampler.parameters()).dtype))
 
 
-def photo_tokens(vae: AutoencoderKL, photos: Sequence[Tensor], size: tuple[int, int], patch: int) -> Tensor:
+def photo_tokens(vae: Autoencoder, photos: Sequence[Tensor], size: tuple[int, int], patch: int) -> Tensor:
     """What a resampler is given of photos: `latent_tokens` of their latents, [n, L, D].
 
     Args:
@@ -50,9 +49,9 @@ def photo_tokens(vae: AutoencoderKL, photos: Sequence[Tensor], size: tuple[int, 
     return latent_tokens(encode_mean(vae, frames[:, :, None], chunk=1)[:, :, 0], patch)
 
 
-def encode_mean(vae: AutoencoderKL, clip: Tensor, chunk: int) -> Tensor:
+def encode_mean(vae: Autoencoder, clip: Tensor, chunk: int) -> Tensor:
     """`encode_clip` with the mean of the posterior: [B, C, T, H, W] in [-1, 1] -> latents [B, c, T, h, w]."""
-    factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
+    factor = spatial_factor(vae)
     batch, _, length, height, width = clip.shape
     shape = (batch, vae.config["latent_channels"], length, height // factor, width // factor)
     return encode_clip(vae, clip.to(vae.dtype), noise=clip.new_zeros(shape), chunk=chunk)

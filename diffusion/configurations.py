@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import nn
 from transformers import CLIPVisionModel
 
 from diffusion.errors import UserError
 from diffusion.models.image_encoder import open_clip_vision_config
+from diffusion.models.patch_autoencoder import PatchAutoencoder
 from diffusion.models.resampler import Resampler
 from diffusion.models.unet import RGBDVideoUNet
 from diffusion.models.vae import make_vae
@@ -45,7 +47,7 @@ def lite(
     summary: str,
     unet_widths: tuple[int, ...],
     attention: tuple[bool, ...],
-    vae_widths: tuple[int, ...],
+    vae_widths: tuple[int, ...] | None,
     latent_channels: int,
     token_patch: int,
     context_width: int = 128,
@@ -62,7 +64,7 @@ def lite(
         attention: which levels have spatial and temporal attention; its cost at a level grows with the square of the
             number of latent positions.
         vae_widths: channels of the autoencoder's levels; the number of pixels per latent position and side is
-            2 ** (number of levels - 1).
+            2 ** (number of levels - 1). None = principal components of patches of 4 x 4 pixels, see `PatchAutoencoder`.
         latent_channels: channels of the latent.
         token_patch: side of a reference token's patch, in latent positions.
         context_width: channels of the context tokens, and of the resampler.
@@ -87,7 +89,9 @@ def lite(
             "context_split": None,
             "tokens_per_frame": None,
         },
-        vae={
+        vae={"patch_size": 4, "latent_channels": latent_channels}
+        if vae_widths is None
+        else {
             "block_out_channels": vae_widths,
             "layers_per_block": 1,
             "latent_channels": latent_channels,
@@ -148,11 +152,11 @@ LITE_FAST = lite(
 )
 LITE_SMALL = lite(
     name="lite-small",
-    summary="half the size of lite, for short training on a CPU",
-    unet_widths=(32, 64, 96, 96),
+    summary="half the size of lite, with an autoencoder that needs no training: what an hour on a CPU can teach",
+    unet_widths=(48, 64, 96, 96),
     attention=(False, False, True, True),
-    vae_widths=(16, 32, 64),
-    latent_channels=8,
+    vae_widths=None,
+    latent_channels=16,
     token_patch=4,
     context_width=64,
     queries=32,
@@ -166,12 +170,17 @@ def make_modules(configuration: Configuration) -> dict[str, nn.Module]:
     """The networks of a configuration by their name in the pipeline, on the default device, randomly initialised."""
     modules: dict[str, nn.Module] = {
         "unet": RGBDVideoUNet(**configuration.unet),
-        "vae": make_vae(**configuration.vae),
+        "vae": make_autoencoder(configuration.vae),
         "resampler": Resampler(**configuration.resampler),
     }
     if configuration.image_encoder is not None:
         modules["image_encoder"] = CLIPVisionModel(open_clip_vision_config(**configuration.image_encoder))
     return modules
+
+
+def make_autoencoder(arguments: dict[str, Any]) -> AutoencoderKL | PatchAutoencoder:
+    """The autoencoder that a configuration's arguments belong to."""
+    return PatchAutoencoder(**arguments) if "patch_size" in arguments else make_vae(**arguments)
 
 
 def make_scheduler(configuration: Configuration) -> RescaledDDIMScheduler | RescaledDPMSolverScheduler:

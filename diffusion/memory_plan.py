@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from diffusion.blueprint import Blueprint
 from diffusion.errors import UserError
+from diffusion.models.vae import spatial_factor
 from diffusion.preprocess import letterbox
 from diffusion.tracing import Cost, trace
 
@@ -174,7 +175,7 @@ def _trace(blueprint: Blueprint, run: Run) -> tuple[_Costs, Run]:
     """Costs at the padded size, and the run at that size."""
     modules: dict[str, Any] = {key: nn.Module.to(m, dtype=run.dtype) for key, m in blueprint.modules.items()}
     unet, vae = modules["unet"], modules["vae"]
-    factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
+    factor = spatial_factor(vae)
     multiple = factor * 2 ** (len(unet.config["block_out_channels"]) - 1)
     box = letterbox(run.frames, run.height, run.width, multiple)
     height, width = run.height + box.top + box.bottom, run.width + box.left + box.right
@@ -210,7 +211,7 @@ def _trace_reference(blueprint: Blueprint, modules: dict[str, Any], empty: Calla
         vae = modules["vae"]
         height, width = blueprint.settings.get("reference_size", (192, 320))
         first = trace(lambda: vae.encode(empty(1, vae.config["in_channels"], height, width)).latent_dist.parameters)
-        cell = 2 ** (len(vae.config["block_out_channels"]) - 1) * blueprint.settings.get("token_patch", 2)
+        cell = spatial_factor(vae) * blueprint.settings.get("token_patch", 2)
         count = (height // cell) * (width // cell)
     tokens = empty(1, count, resampler.config["embed_dims"])
     second = trace(lambda: resampler(tokens))
@@ -224,7 +225,8 @@ def _bytes(module: nn.Module, dtype: torch.dtype) -> int:
 
 def _clip_bytes(blueprint: Blueprint, padded: Run) -> int:
     """Given frames, padded frames, decoded frames and result, and six sets of latents, in float32."""
-    config: Any = blueprint.modules["vae"].config
+    vae: Any = blueprint.modules["vae"]
+    config = vae.config
     pixels = padded.batch * padded.frames * padded.height * padded.width
-    factor = 2 ** (len(config["block_out_channels"]) - 1)
+    factor = spatial_factor(vae)
     return 4 * (4 * config["in_channels"] * pixels + 6 * config["latent_channels"] * pixels // factor**2)

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.hooks import CpuOffload
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils.outputs import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
@@ -32,7 +31,7 @@ from diffusion.inputs import RepairInputs, check_inputs, check_numbers, check_sh
 from diffusion.locate import check_folder, loading_errors_in_one_line, locate_weights
 from diffusion.models.resampler import Resampler
 from diffusion.models.unet import RGBDVideoUNet
-from diffusion.models.vae import decode_clip, encode_clip
+from diffusion.models.vae import Autoencoder, decode_clip, encode_clip, spatial_factor
 from diffusion.postprocess import split_frames
 from diffusion.preprocess import Letterbox, latent_opacity, letterbox
 from diffusion.sampling import Denoiser, Guidance, RenderStart
@@ -78,7 +77,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
     _callback_tensor_inputs = ["latents"]
 
     unet: RGBDVideoUNet
-    vae: AutoencoderKL
+    vae: Autoencoder
     resampler: Resampler
     scheduler: RescaledDDIMScheduler | RescaledDPMSolverScheduler
     image_encoder: CLIPVisionModel | None
@@ -86,7 +85,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
     def __init__(
         self,
         unet: RGBDVideoUNet,
-        vae: AutoencoderKL,
+        vae: Autoencoder,
         resampler: Resampler,
         scheduler: RescaledDDIMScheduler | RescaledDPMSolverScheduler,
         image_encoder: CLIPVisionModel | None = None,
@@ -143,7 +142,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
     @property
     def vae_factor(self) -> int:
         """Pixels per latent position, along each side."""
-        return 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+        return spatial_factor(self.vae)
 
     @property
     def takes_opacity(self) -> bool:

@@ -13,15 +13,3 @@ def split_frames(decoded: Tensor) -> tuple[Tensor, Tensor | None]:
     """
     unit = ((decoded.float().clamp(-1, 1) + 1) / 2).movedim(1, -1)
     return unit[..., :3].contiguous(), unit[..., 3:4].contiguous() if unit.shape[-1] > 3 else None
-
-
-def relative_depth(disparity: Tensor) -> Tensor:
-    """The official depth of arbitrary scale: 1 / (disparity + 1e-6), from about 1 to 1e6. Any shape."""
-    return 1.0 / (disparity + 1e-6)
-
-
-def metric_disparity(disparity: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Undo the normalisation of `preprocess.Disparity`: [B, T, H, W, 1] in [0, 1] -> 1 / depth in the input's unit."""
-    shape = (-1,) + (1,) * (disparity.ndim - 1)
-    low, high = low.reshape(shape).to(disparity), high.reshape(shape).to(disparity)
-    return low + disparity * (high - low)

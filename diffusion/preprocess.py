@@ -252,24 +252,3 @@ def _grid_code(rows: int, columns: int) -> Tensor:
 def latent_opacity(alpha: Tensor, factor: int) -> Tensor:
     """Mean opacity under each latent position: [B, 1, T, H, W] in [0, 1] -> [B, 1, T, H / factor, W / factor]."""
     return F.avg_pool3d(alpha, kernel_size=(1, factor, factor))
-
-
-def official_windows(views: int, length: int = 16) -> list[tuple[int, int]]:
-    """How the official loop cuts a trajectory into clips: (first view, overlap with the clip before), in order.
-
-    views // length + 2 clips with equal overlaps of at least 1, the last of which takes what the division leaves over.
-    Kept for comparisons only: 16 or 17 views give three nearly identical clips, and from about 270 views on there
-    are more overlaps of 1 than views to spare, so that the last clip falls short of the end.
-
-    Raises:
-        ValueError: if there are fewer views than one clip is long.
-    """
-    if views < length:
-        raise ValueError(f"{views} views are fewer than the clip length {length}")
-    clips = views // length + 2
-    overlap = max(1, (clips * length - views) // (clips - 1))
-    last_overlap = overlap + (overlap - views) % clips
-    starts = [i * (length - overlap) for i in range(clips - 1)]
-    starts.append(starts[-1] + length - last_overlap)
-    overlaps = [0] + [overlap] * (clips - 2) + [last_overlap]
-    return list(zip(starts, overlaps, strict=True))

@@ -9,6 +9,8 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from diffusion.models.patch_autoencoder import PatchAutoencoder
+
 # The factor on the latents that the official networks were trained with.
 SCALING_FACTOR = 0.18215
 
@@ -46,8 +48,18 @@ def make_vae(
     )
 
 
+Autoencoder = AutoencoderKL | PatchAutoencoder
+
+
+def spatial_factor(vae: Autoencoder) -> int:
+    """Pixels per latent position, along each side."""
+    if "patch_size" in vae.config:
+        return int(vae.config["patch_size"])
+    return 2 ** (len(vae.config["block_out_channels"]) - 1)
+
+
 def encode_clip(
-    vae: AutoencoderKL,
+    vae: Autoencoder,
     clip: Tensor,
     noise: Tensor | None = None,
     generator: torch.Generator | list[torch.Generator] | None = None,
@@ -75,7 +87,7 @@ def encode_clip(
     return (mean + std * noise.to(mean)) * vae.config["scaling_factor"]
 
 
-def decode_clip(vae: AutoencoderKL, latents: Tensor, chunk: int = 1) -> Tensor:
+def decode_clip(vae: Autoencoder, latents: Tensor, chunk: int = 1) -> Tensor:
     """Scaled latents [B, latent channels, T, h, w] -> clip [B, C, T, H, W], about [-1, 1], not clamped.
 
     `chunk` frames pass through the decoder together; memory grows with it, the result stays the same.

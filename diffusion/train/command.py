@@ -10,16 +10,19 @@ import torch
 import tyro
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.progress import track
 from torch import nn
 
 from diffusion.configurations import get_configuration
 from diffusion.convert.write import atomic_folder
 from diffusion.errors import exits_cleanly
+from diffusion.models.patch_autoencoder import PatchAutoencoder
+from diffusion.models.vae import spatial_factor
 from diffusion.pipeline import RGBDVideoRepairPipeline
 from diffusion.train.config import RepairConfig, VaeConfig, check_config
 from diffusion.train.repair_task import RepairTask
 from diffusion.train.trainer import StepBatches, find_pairs, train
-from diffusion.train.vae_task import VaeTask, latent_scale
+from diffusion.train.vae_task import VaeTask, fit_patches, latent_scale
 from diffusion.train.validate import averaged, spread, validate_repair, validate_vae
 
 log = logging.getLogger(__name__)
@@ -33,17 +36,24 @@ def train_vae(config: VaeConfig, stop_after: int | None = None) -> Path:
     """
     task = VaeTask.fresh(config)
     vae = task.networks.vae
-    check_config(config, config.stages, 2 ** (len(vae.config["block_out_channels"]) - 1))
+    check_config(config, config.stages, spatial_factor(vae))
     fills = bool(get_configuration(config.configuration).settings.get("fill_holes", False))
     batches = StepBatches(find_pairs(config.pairs), config.stages, (32, 32), fills, config.seed)
     held_out = spread(find_pairs(config.val_pairs), config.validation_clips) if config.val_pairs else []
+    out = config.output / "vae"
+    if isinstance(vae, PatchAutoencoder):
+        share = fit_patches(vae, (batches[step] for step in track(range(len(batches)), "fitting patches")))
+        _save(vae, out)
+        log.info("%d components hold %.1f %% of the patches' variance", vae.config["latent_channels"], 100 * share)
+        if held_out:
+            log.info(_shown(validate_vae(task, held_out, task.networks.state_dict(), None, 0)))
+        return out
 
     def validate(average, writer, step):
         if held_out:
             log.info("step %d: %s", step, _shown(validate_vae(task, held_out, average, writer, step)))
 
     state = train(task, config, batches, validate, stop_after)
-    out = config.output / "vae"
     if stop_after is None:
         with averaged(task.networks, state.average):
             vae.cpu()

@@ -64,7 +64,8 @@ class RepairTask:
         for module in pipeline.unet.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0  # diffusers' temporal convolutions drop a tenth, which a small network cannot spare
-        parts = {"decoder": pipeline.vae.decoder, "post_quant_conv": pipeline.vae.post_quant_conv}
+        names = ("decoder", "post_quant_conv")
+        parts = {name: module for name, module in pipeline.vae.named_children() if name in names}
         decoding = nn.ModuleDict(parts if config.train_decoder and config.pixel_weight else {})
         return cls(pipeline, RepairNetworks(pipeline.unet, pipeline.resampler, decoding), config)
 
@@ -149,12 +150,10 @@ def _start_at_zero(pipeline: RGBDVideoRepairPipeline) -> None:
 
 def _exchange_vae(pipeline: RGBDVideoRepairPipeline, config: RepairConfig) -> None:
     """Put the autoencoder of `config.vae` in."""
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
     folder = config.vae
     if folder is None or not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no autoencoder; expected the folder 'vae' that the first run wrote")
-    vae = AutoencoderKL.from_pretrained(folder)
+    vae = type(pipeline.vae).from_pretrained(folder)
     old = pipeline.vae.config
     if vae.config["latent_channels"] != old["latent_channels"]:
         raise UserError(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
-from diffusion.configurations import get_configuration
-from diffusion.models.vae import make_vae
+from diffusion.configurations import get_configuration, make_autoencoder
+from diffusion.models.patch_autoencoder import PatchAutoencoder
+from diffusion.models.vae import Autoencoder, spatial_factor
 from diffusion.train.batches import RepairBatch
 from diffusion.train.config import VaeConfig
 from diffusion.train.losses import kl_divergence, reconstruction
@@ -18,7 +19,7 @@ from diffusion.train.losses import kl_divergence, reconstruction
 class VaeNetworks(nn.Module):
     """The autoencoder as one function, so that it can be trained over several processes."""
 
-    def __init__(self, vae: AutoencoderKL) -> None:
+    def __init__(self, vae: Autoencoder) -> None:
         super().__init__()
         self.vae = vae
 
@@ -42,10 +43,10 @@ class VaeTask:
         """Random weights that follow from the seed."""
         arguments = dict(get_configuration(config.configuration).vae)
         if not config.depth:
-            arguments["image_channels"] = 3
+            arguments["in_channels" if "patch_size" in arguments else "image_channels"] = 3
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            return cls(VaeNetworks(make_vae(**arguments)), config)
+            return cls(VaeNetworks(make_autoencoder(arguments)), config)
 
     def loss(self, model: nn.Module, batch: RepairBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Reconstruction of rendered and true frames, and the divergence of their latents."""
@@ -53,7 +54,7 @@ class VaeTask:
         known = torch.cat([torch.ones_like(batch.depth_known), batch.depth_known])
         vae = self.networks.vae
         frames = _frames(clips)[:, : vae.config["in_channels"]]
-        factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
+        factor = spatial_factor(vae)
         shape = (len(frames), vae.config["latent_channels"], frames.shape[2] // factor, frames.shape[3] // factor)
         noise = torch.randn(shape, generator=generator).to(frames)
         output, mean, logvar = model(frames, noise)
@@ -71,7 +72,7 @@ def _frames(clips: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def latent_scale(vae: AutoencoderKL, batches: list[RepairBatch]) -> float:
+def latent_scale(vae: Autoencoder, batches: list[RepairBatch]) -> float:
     """The factor that brings the latents of frames to unit standard deviation (Rombach et al. 2022, section 3.3)."""
     channels = vae.config["in_channels"]
     total = square = count = 0.0
@@ -81,3 +82,9 @@ def latent_scale(vae: AutoencoderKL, batches: list[RepairBatch]) -> float:
         total, square, count = total + float(mean.sum()), square + float(mean.square().sum()), count + mean.numel()
     variance = square / count - (total / count) ** 2
     return 1.0 / max(variance, 1e-12) ** 0.5
+
+
+def fit_patches(vae: PatchAutoencoder, batches: Iterable[RepairBatch]) -> float:
+    """Fit to rendered and true frames; the share of their variance that the latents hold."""
+    channels = vae.config["in_channels"]
+    return vae.fit(_frames(torch.cat([batch.rendered, batch.target]))[:, :channels] for batch in batches)

@@ -1,0 +1,122 @@
+"""An autoencoder that needs no training: principal components of pixel patches, and a small network that smooths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+LOG_VARIANCE = -30.0
+"""Of the posterior: the encoder is certain."""
+
+
+class PatchAutoencoder(ModelMixin, ConfigMixin):
+    """Frames to latents and back with the interface of diffusers' `AutoencoderKL`.
+
+    A latent position holds the leading principal components of its patch of pixels, all image channels together (the
+    best linear code there is: Eckart and Young 1936). Decoding is the transpose, followed by convolutions at full
+    resolution that start at zero and learn to smooth the seams. On a CPU this stands where minutes of training would
+    not have brought a convolutional autoencoder.
+
+    Args:
+        in_channels: image channels, 4 for RGB and disparity.
+        latent_channels: components per patch.
+        patch_size: side of a patch in pixels.
+        refine_width: channels of the smoothing convolutions; 0 = none.
+        scaling_factor: brings latents to unit variance.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 4,
+        latent_channels: int = 16,
+        patch_size: int = 4,
+        refine_width: int = 16,
+        scaling_factor: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.encoder = nn.Conv2d(in_channels, latent_channels, patch_size, stride=patch_size)
+        self.decoder = PatchDecoder(latent_channels, in_channels, patch_size, refine_width)
+
+    def encode(self, x: Tensor) -> AutoencoderKLOutput:
+        """Frames [N, C, H, W] in [-1, 1] -> `.latent_dist` over [N, c, H / patch, W / patch], without variance."""
+        mean = self.encoder(x)
+        parameters = torch.cat([mean, torch.full_like(mean, LOG_VARIANCE)], dim=1)
+        return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(parameters))
+
+    def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
+        """Latents [N, c, h, w] -> frames [N, C, h * patch, w * patch], about [-1, 1]."""
+        frames = self.decoder(z)
+        return DecoderOutput(sample=frames) if return_dict else (frames,)
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[Tensor]) -> float:
+        """Set encoder and decoder from example frames [N, C, H, W] in [-1, 1], and forget what the convolutions learnt.
+
+        Components are divided by the root of their standard deviation: between raw ones, of which the mean colour
+        outweighs all others, and whitened ones, of which noise counts as much as colour.
+
+        Returns:
+            Share of the patches' variance that the components hold.
+        """
+        mean, covariance = patch_statistics(batches, self.config["patch_size"])
+        values, vectors = torch.linalg.eigh(covariance)
+        count = self.config["latent_channels"]
+        values, vectors = values.flip(0)[:count].clamp_min(1e-8), vectors.flip(1)[:, :count]
+        share = float(values.sum() / covariance.trace().clamp_min(1e-12))
+        scale = values**0.25
+        self._set_linear(mean, vectors, scale)
+        self.register_to_config(scaling_factor=float((values / scale**2).mean() ** -0.5))
+        return share
+
+    def _set_linear(self, mean: Tensor, vectors: Tensor, scale: Tensor) -> None:
+        """z = (x - mean) V / scale, and x = mean + (z * scale) V^T, as convolutions."""
+        channels, patch = self.config["in_channels"], self.config["patch_size"]
+        shape = (-1, channels, patch, patch)
+        self.encoder.weight.copy_((vectors / scale).T.reshape(shape))
+        self.encoder.bias.copy_(-(mean @ vectors) / scale)  # pyright: ignore[reportOptionalMemberAccess]
+        self.decoder.patches.weight.copy_((vectors * scale).T.reshape(shape))
+        self.decoder.offset.copy_(mean.reshape(channels, patch, patch))
+        self.decoder.start_smoothing_at_zero()
+
+
+class PatchDecoder(nn.Module):
+    """Latents to patches, and patches to frames without seams."""
+
+    def __init__(self, latent_channels: int, channels: int, patch: int, width: int) -> None:
+        super().__init__()
+        self.patches = nn.ConvTranspose2d(latent_channels, channels, patch, stride=patch, bias=False)
+        self.offset = nn.Parameter(torch.zeros(channels, patch, patch))
+        layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1), nn.SiLU()] if width else []
+        if width:
+            layers += [nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, channels, 3, padding=1)]
+        self.smooth = nn.Sequential(*layers)
+        self.start_smoothing_at_zero()
+
+    def start_smoothing_at_zero(self) -> None:
+        """Let the convolutions change nothing yet."""
+        if len(self.smooth):
+            for parameter in self.smooth[-1].parameters():
+                nn.init.zeros_(parameter)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """[N, c, h, w] -> [N, C, h * patch, w * patch]."""
+        frames = self.patches(z) + self.offset.repeat(1, *z.shape[-2:])
+        return frames + self.smooth(frames) if len(self.smooth) else frames
+
+
+def patch_statistics(batches: Iterable[Tensor], patch: int) -> tuple[Tensor, Tensor]:
+    """Mean [D] and covariance [D, D] of all patches of frames [N, C, H, W]; D = C * patch^2, float64."""
+    total = square = torch.zeros((), dtype=torch.float64)
+    count = 0
+    for frames in batches:
+        patches = nn.functional.unfold(frames.double(), patch, stride=patch).transpose(1, 2).flatten(0, 1)
+        total, square, count = total + patches.sum(0), square + patches.T @ patches, count + len(patches)
+    mean = total / max(count, 1)
+    return mean, square / max(count, 1) - torch.outer(mean, mean)
