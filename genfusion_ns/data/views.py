@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from genfusion_ns.cameras import Camera
@@ -101,14 +100,6 @@ def photo_colours(image: NDArray[np.uint8], pixels: FloatArray) -> FloatArray:
     top = image[low[:, 1], low[:, 0]] * (1 - right) + image[low[:, 1], high[:, 0]] * right
     bottom = image[high[:, 1], low[:, 0]] * (1 - right) + image[high[:, 1], high[:, 0]] * right
     return top * (1 - down) + bottom * down
-
-
-def camera_from_arrays(c2w: FloatArray, K: FloatArray, width: int, height: int) -> Camera:
-    """A float64 `Camera` from an OpenCV camera-to-world matrix [3|4, 4] and intrinsics [3, 3]."""
-    w2c = np.eye(4)
-    w2c[:3, :3] = c2w[:3, :3].T
-    w2c[:3, 3] = -c2w[:3, :3].T @ c2w[:3, 3]
-    return Camera(torch.from_numpy(w2c), torch.from_numpy(np.array(K, dtype=np.float64)), int(width), int(height))
 
 
 def find_by_name(names: Sequence[str], wanted: Sequence[str]) -> list[int | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.cameras.cameras import Cameras
 
 from genfusion_ns.cameras import Camera, invert_rigid, opengl_to_opencv
 from genfusion_ns.geometry import directions, focus_point, positions, scene_extent
@@ -24,22 +24,6 @@ def core_camera(cameras: Cameras, device: torch.device | str = "cpu") -> Camera:
 def core_cameras(cameras: Cameras, device: torch.device | str = "cpu") -> list[Camera]:
     """All cameras of a Nerfstudio batch [N]."""
     return [core_camera(cameras[i : i + 1], device) for i in range(cameras.shape[0])]
-
-
-def nerfstudio_camera(camera: Camera) -> Cameras:
-    """A Nerfstudio camera batch [1] that shows what a core `Camera` shows."""
-    c2w = opengl_to_opencv(camera.c2w)[None, :3]
-    fx, fy, cx, cy = camera.K[0, 0], camera.K[1, 1], camera.K[0, 2], camera.K[1, 2]
-    return Cameras(
-        camera_to_worlds=c2w,
-        fx=fx[None, None],
-        fy=fy[None, None],
-        cx=cx[None, None],
-        cy=cy[None, None],
-        width=torch.tensor([[camera.width]], device=c2w.device),
-        height=torch.tensor([[camera.height]], device=c2w.device),
-        camera_type=CameraType.PERSPECTIVE,
-    )
 
 
 def opening_view(cameras: Sequence[Camera]) -> tuple[Camera, torch.Tensor]:

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data_cameras import camera_from_arrays
 from hypothesis import settings
 from PIL import Image
 
 from genfusion_ns.cameras import look_at
 from genfusion_ns.data.colmap import ColmapModel, Tracks
-from genfusion_ns.data.views import TrainView, camera_from_arrays
+from genfusion_ns.data.views import TrainView
 
 SHARED = Path(os.environ.get("GENFUSION_SHARED", Path(__file__).resolve().parents[3] / "shared")) / "data"
 

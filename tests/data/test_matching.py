@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from data_cameras import camera_from_arrays
 
 from genfusion_ns.cameras import look_at
 from genfusion_ns.data.matching import NEAREST_VIEWS, _pairs, match_views
 from genfusion_ns.data.triangulate import triangulate_tracks
-from genfusion_ns.data.views import TrainView, camera_from_arrays, view_arrays
+from genfusion_ns.data.views import TrainView, view_arrays
 
 K = np.array([[200.0, 0, 120], [0, 200, 90], [0, 0, 1]])
 

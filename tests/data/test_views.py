@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from data_cameras import camera_from_arrays
 from hypothesis import given
 from hypothesis import strategies as st
 
 from genfusion_ns.cameras import project
 from genfusion_ns.data.views import (
     TrainView,
-    camera_from_arrays,
     find_by_name,
     inside,
     photo_colours,

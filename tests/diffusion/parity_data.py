@@ -55,3 +55,8 @@ def gap(a: Tensor, b: Tensor) -> float:
     """Largest absolute difference; fails the test where the shapes differ."""
     assert a.shape == b.shape, f"{tuple(a.shape)} against {tuple(b.shape)}"
     return float((a.double() - b.double()).abs().max())
+
+
+def official_depth(disparity: Tensor) -> Tensor:
+    """The official depth of arbitrary scale for a disparity in [0, 1]: 1 / (disparity + 1e-6), from about 1 to 1e6."""
+    return 1.0 / (disparity + 1e-6)

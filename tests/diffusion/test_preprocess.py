@@ -39,30 +39,6 @@ def test_official_depth(parity):
     assert torch.equal(official(out), empty)
 
 
-def test_official_windows(parity):
-    io = parity.io("tiny_prepost_io")
-    counts = sorted({int(key.split(".")[1]) for key in io if key.startswith("windows.")})
-    assert counts
-    for views in counts:
-        starts, overlaps = zip(*preprocess.official_windows(views), strict=True)
-        assert list(starts) == io[f"windows.{views}.start"].tolist(), views
-        assert list(overlaps) == io[f"windows.{views}.overlap"].tolist(), views
-
-
-@given(st.integers(16, 271))
-def test_official_windows_reach_the_last_view(views):
-    windows = preprocess.official_windows(views)
-    assert windows[0] == (0, 0)
-    assert windows[-1][0] + 16 == views
-    for (before, _), (start, overlap) in zip(windows, windows[1:], strict=False):
-        assert start == before + 16 - overlap
-
-
-def test_official_windows_refuse_short_trajectories():
-    with pytest.raises(ValueError, match="15 views"):
-        preprocess.official_windows(15)
-
-
 @pytest.mark.parametrize("case", ["down", "mixed"])
 def test_clip_pixels_match_the_official_preprocessing(parity, case):
     io = parity.io("tiny_clip_image_io")

@@ -6,12 +6,12 @@ import pytest
 import torch
 from nerfstudio.data.scene_box import OrientedBox, SceneBox
 from nerfstudio.models.splatfacto import SplatfactoModel
+from plugin_cameras import nerfstudio_camera
 
 from genfusion_ns import trust
 from genfusion_ns.cameras import Camera, invert_rigid, look_at, project
 from genfusion_ns.losses import photometric
 from genfusion_ns.plugin.model import GenFusionModel, GenFusionModelConfig
-from genfusion_ns.plugin.views import nerfstudio_camera
 
 
 def make_model(n: int = 200, seed_points: bool = True, **settings) -> GenFusionModel:

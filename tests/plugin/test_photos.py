@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plugin_cameras import nerfstudio_camera
 
 from genfusion_ns.cameras import Camera
 from genfusion_ns.data.mask import Window
 from genfusion_ns.plugin.photos import fit_photo, rgb_uint8
-from genfusion_ns.plugin.views import core_camera, nerfstudio_camera
+from genfusion_ns.plugin.views import core_camera
 
 
 def gradient_photo(width: int, height: int) -> torch.Tensor:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plugin_cameras import nerfstudio_camera
 
 from genfusion_ns.cameras import Camera, invert_rigid, look_at, project
-from genfusion_ns.plugin.views import core_camera, core_cameras, nerfstudio_camera, opening_view
+from genfusion_ns.plugin.views import core_camera, core_cameras, opening_view
 
 
 def some_camera(seed: int) -> Camera:
