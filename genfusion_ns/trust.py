@@ -12,14 +12,16 @@ round added it or an ancestor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from genfusion_ns.cameras import Camera, project
-from genfusion_ns.raster.api import Render
-from genfusion_ns.splat_edits import State
+from genfusion_ns.cameras import Camera
+from genfusion_ns.gaussians import Splats
+from genfusion_ns.raster.api import Rasterizer
+from genfusion_ns.splat_edits import State, rotate
 
 CLASSES = ("observed", "repaired", "invented")
 LEVELS = (1.0, 0.5, 0.0)
@@ -28,11 +30,9 @@ LEGEND = ((0.30, 0.52, 0.80), (0.95, 0.80, 0.20), (0.86, 0.16, 0.16))
 """RGB of each class: blue, yellow, red. They are linearly independent, so that `shares` can undo `paint`."""
 TRAINED = 10
 """Steps of captured views after which photos have trained a splat; with fewer, Adam has hardly moved it."""
-TOLERANCE = 0.05
-"""A splat may lie by this share behind the surface and still belong to it: depths are those of centres. The surface is
-the median depth, which a floater that lets most light through does not bring forward."""
-SOLID = 0.5
-"""Opacity below which a render hides nothing."""
+REACHES = 0.05
+"""Share of its light that must reach a captured view for this view to see a splat; behind an opaque surface it is 0.01
+and less, in the haze of an early scene far more."""
 PARALLAX = 2
 """Views that must see a surface before its place is sure."""
 COUNTING_SIDE = 160
@@ -89,41 +89,52 @@ def shares(trust: Tensor) -> Tensor:
     return trust @ torch.linalg.inv(trust.new_tensor(LEGEND))
 
 
-@torch.no_grad()
-def count_observers(means: Tensor, cameras: Sequence[Camera], render: Callable[[Camera], Render]) -> Tensor:
-    """[N] float: how many of the captured views (of at most MOST_VIEWS) see each splat (`sees`).
+def count_observers(splats: Splats, cameras: Sequence[Camera], rasterizer: Rasterizer, near: float) -> Tensor:
+    """[N] float: how many of the captured views (of at most MOST_VIEWS) see each splat: `reach` is REACHES there.
 
     Args:
-        means: [N, 3] world.
         cameras: captured views, on any device.
-        render: draws all splats, in the order of `means`.
+        near: the rasteriser's near plane.
     """
-    count = torch.zeros(len(means), device=means.device)
+    count = torch.zeros_like(splats.opacities)
     step = max(1.0, len(cameras) / MOST_VIEWS)
     for i in range(min(len(cameras), MOST_VIEWS)):
         camera = cameras[int(i * step)]
         scale = min(1.0, COUNTING_SIDE / max(camera.width, camera.height))
         small = camera.resized(max(1, round(camera.width * scale)), max(1, round(camera.height * scale)))
-        small = small.to(means.device)
-        shown = render(small)
-        count += sees(means, small, shown)
+        count += reach(splats, small.to(count.device), rasterizer, near) >= REACHES
     return count
 
 
-def sees(means: Tensor, camera: Camera, shown: Render) -> Tensor:
-    """[N] bool: the splat is drawn, its centre lies within the frame or at most one sigma beside it, and not behind the
-    surface rendered there.
+def reach(splats: Splats, camera: Camera, rasterizer: Rasterizer, near: float) -> Tensor:
+    """[N] share, about 0 to 1, of a splat's light that reaches a view: its blending weight summed over the picture, as
+    a share of what that would be if nothing stood before it and the frame had no end.
 
-    Args:
-        means: [N, 3] world.
-        shown: all splats in that view.
+    The sum of weights is the gradient of the picture's sum with respect to the splat's colour.
     """
-    pixels, z = project(means, camera)
-    size = pixels.new_tensor([camera.width, camera.height])
-    beside = torch.maximum(-pixels, pixels - size).amax(-1)
-    drawn = (shown.radii > 0) & (beside <= shown.radii / 3.0)
-    # kept within the frame: of what lies beside it, the border tells
-    column, row = pixels.nan_to_num(0.0).clamp_min(0.0).minimum(size - 1.0).long().unbind(-1)
-    index = row * camera.width + column
-    hides = shown.alpha.flatten()[index] >= SOLID
-    return drawn & ~(hides & (z > (1.0 + TOLERANCE) * shown.median_depth.flatten()[index]))
+    with torch.enable_grad():
+        colour = torch.zeros_like(splats.opacities)[:, None].requires_grad_()
+        detached = [values.detach() for values in splats[:4]]
+        render = rasterizer(*detached, colour, camera, sh_degree=None, near=near)
+        (weight,) = torch.autograd.grad(render.color.sum(), colour)
+    alone = splats.opacities.detach() * footprint(splats, camera)
+    return weight[:, 0] / alone.clamp_min(1e-12)
+
+
+@torch.no_grad()
+def footprint(splats: Splats, camera: Camera) -> Tensor:
+    """[N] area in pixels, the integral of a splat's Gaussian on the screen: at least that of the rasteriser's low-pass
+    (pi), at most the frame's."""
+    world_to_camera = camera.w2c[:3, :3]
+    centre = splats.means @ world_to_camera.T + camera.w2c[:3, 3]
+    depth = centre[:, 2:].clamp_min(1e-6)
+    edges = []
+    for axis in (0, 1):
+        along = torch.zeros_like(splats.scales)
+        along[:, axis] = splats.scales[:, axis]
+        moved = rotate(splats.quats, along) @ world_to_camera.T
+        # derivative of the perspective projection, in pixels
+        on_plane = (moved[:, :2] - centre[:, :2] / depth * moved[:, 2:]) / depth
+        edges.append(on_plane * camera.K.diagonal()[:2])
+    area = edges[0][:, 0] * edges[1][:, 1] - edges[0][:, 1] * edges[1][:, 0]
+    return (2.0 * math.pi * area.abs()).clamp(math.pi, max(math.pi, camera.width * camera.height))

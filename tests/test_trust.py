@@ -11,7 +11,7 @@ from torch.nn import Parameter
 from genfusion_ns import trust
 from genfusion_ns.cameras import Camera, invert_rigid, look_at
 from genfusion_ns.densify_sparse import SparsityAwareDensifier
-from genfusion_ns.gaussians import activate, init_gaussians
+from genfusion_ns.gaussians import Splats, activate, init_gaussians
 from genfusion_ns.raster.torch_reference import TorchRasterizer
 from genfusion_ns.splat_edits import append_splats, prune_splats, split_in_plane
 
@@ -29,8 +29,8 @@ def state_of(captured, seen_by, from_start):
     return {name: torch.tensor(values, dtype=torch.float32) for name, values in rows.items()}
 
 
-def wall_and_hidden():
-    """An opaque wall of discs in the plane y = 0, a point behind it, one before it, and one out of sight."""
+def wall_and_hidden() -> Splats:
+    """An opaque wall of discs in the plane y = 0, a disc behind it, a faint one before it, and one out of sight."""
     grid = torch.linspace(-1.5, 1.5, 11)
     wall = torch.stack(torch.meshgrid(grid, grid, indexing="xy"), -1).reshape(-1, 2)
     wall = torch.stack([wall[:, 0], torch.zeros(len(wall)), wall[:, 1]], -1)
@@ -39,46 +39,79 @@ def wall_and_hidden():
     facing = torch.tensor([0.70710678, 0.70710678, 0.0, 0.0]).expand(n, 4)  # discs upright, normal along y
     scales = torch.full((n, 3), 0.25)
     opacities = torch.cat([torch.full((n - 3,), 0.99), torch.full((3,), 0.3)])
+    return Splats(means, facing, scales, opacities, torch.zeros(n, 1, 3))
 
-    def render(camera: Camera):
-        return TorchRasterizer()(means, facing, scales, opacities, torch.ones(n, 1), camera, sh_degree=None)
 
-    return means, render
+def count(splats: Splats, cameras) -> torch.Tensor:
+    return trust.count_observers(splats, cameras, TorchRasterizer(), near=0.01)
 
 
 def test_a_splat_is_seen_unless_it_is_hidden_or_out_of_the_frame():
-    means, render = wall_and_hidden()
+    splats = wall_and_hidden()
     front, side, back = camera_at(0.0, -4.0, 0.0), camera_at(1.0, -4.0, 0.5), camera_at(0.0, 4.0, 0.0)
-    assert trust.count_observers(means, [front], render)[-3:].tolist() == [0, 1, 0]
-    assert trust.count_observers(means, [back], render)[-3:].tolist() == [1, 0, 0]
-    count = trust.count_observers(means, [front, side, back], render)
-    assert count[-3:].tolist() == [1, 2, 0]
-    # the wall itself is seen from everywhere, its rim too
-    assert (count[:-3] == 3).all()
+    assert count(splats, [front])[-3:].tolist() == [0, 1, 0]
+    assert count(splats, [back])[-3:].tolist() == [1, 0, 0]
+    found = count(splats, [front, side, back])
+    assert found[-3:].tolist() == [1, 2, 0]
+    assert found[:-3].mean() > 2.5  # of the wall's discs, which overlap, some cover others
 
 
-def test_empty_space_hides_nothing():
-    means, render = wall_and_hidden()
+def test_what_shines_through_is_seen():
+    splats = wall_and_hidden()
+    faint = splats._replace(opacities=torch.cat([torch.full((len(splats.means) - 3,), 0.3), splats.opacities[-3:]]))
     camera = camera_at(0.0, -4.0, 0.0)
-    shown = render(camera)
-    assert not trust.sees(means, camera, shown)[-3]
-    shown.alpha = shown.alpha * 0.4
-    assert trust.sees(means, camera, shown)[-3]
+    assert count(splats, [camera])[-3] == 0 and count(faint, [camera])[-3] == 1
+
+
+def one_disc(scale, opacity: float = 0.8, turn: float = 0.0) -> Splats:
+    """A disc at the origin that faces the camera at (0, -d, 0), turned by `turn` about the upright axis."""
+    facing = torch.tensor([[0.70710678, 0.70710678, 0.0, 0.0]])
+    half = torch.tensor(0.5 * turn)
+    about_z = torch.tensor([torch.cos(half), 0.0, 0.0, torch.sin(half)])
+    w, x, y, z = facing[0]
+    quats = torch.stack(  # about_z after facing
+        [
+            about_z[0] * w - about_z[3] * z,
+            about_z[0] * x - about_z[3] * y,
+            about_z[0] * y + about_z[3] * x,
+            about_z[0] * z + about_z[3] * w,
+        ]
+    )
+    scales = torch.tensor([[*scale, 1e-6]])
+    return Splats(torch.zeros(1, 3), quats[None], scales, torch.tensor([opacity]), torch.zeros(1, 1, 3))
+
+
+@pytest.mark.parametrize(
+    ("scale", "turn"), [((0.3, 0.3), 0.0), ((0.5, 0.2), 0.0), ((0.3, 0.3), 0.9), ((1e-3, 1e-3), 0.0)]
+)
+def test_all_light_of_a_lone_splat_arrives(scale, turn):
+    """The rasteriser is the oracle of the footprint: round, long, slanted, and smaller than a pixel."""
+    share = trust.reach(one_disc(scale, turn=turn), camera_at(0.0, -4.0, 0.0), TorchRasterizer(), near=0.01)
+    assert share.item() == pytest.approx(1.0, abs=0.12)
+
+
+def test_half_of_the_light_of_a_splat_on_the_frame_s_rim_arrives():
+    camera = camera_at(0.0, -4.0, 0.0).window(16, 0, 16, 24)
+    share = trust.reach(one_disc((0.3, 0.3)), camera, TorchRasterizer(), near=0.01)
+    assert share.item() == pytest.approx(0.5, abs=0.08)
+
+
+def test_a_splat_that_fills_the_frame_is_seen():
+    share = trust.reach(one_disc((50.0, 50.0)), camera_at(0.0, -1.0, 0.0), TorchRasterizer(), near=0.01)
+    assert share.item() == pytest.approx(1.0, abs=0.01)
 
 
 def test_many_views_are_counted_on_a_bounded_choice(monkeypatch):
     monkeypatch.setattr(trust, "MOST_VIEWS", 4)
-    means, render = wall_and_hidden()
     asked = []
 
-    def recorded(camera):
-        asked.append(camera)
-        return render(camera)
+    def recorded(splats, camera, rasterizer, near):
+        asked.append(camera.position[0].item())
+        return torch.ones(len(splats.means))
 
-    cameras = [camera_at(0.1 * i, -4.0, 0.0) for i in range(10)]
-    assert trust.count_observers(means, cameras, recorded).max() == 4
-    centres = torch.stack([camera.position for camera in asked])[:, 0]
-    assert torch.allclose(centres, torch.tensor([0.0, 0.2, 0.5, 0.7]), atol=1e-5)
+    monkeypatch.setattr(trust, "reach", recorded)
+    assert count(wall_and_hidden(), [camera_at(0.1 * i, -4.0, 0.0) for i in range(10)]).max() == 4
+    assert asked == pytest.approx([0.0, 0.2, 0.5, 0.7], abs=1e-5)
 
 
 def test_classes():

@@ -147,10 +147,11 @@ class GenFusionModel(SplatfactoModel):
             self.kept_splats,
         )
 
+    @torch.no_grad()
     def count_observers(self, cameras: Sequence[Camera]) -> None:
         """Bring the bookkeeping of who sees which splat up to date (`trust.count_observers`)."""
-        with torch.no_grad():
-            self.densifier_state["seen_by"] = trust.count_observers(self.means, cameras, self.render)
+        splats = activate(self._params())
+        self.densifier_state["seen_by"] = trust.count_observers(splats, cameras, self.rasterizer, self.config.near)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GenFusionModel:
         """The splats' statistics move along to another device; they are no buffers, since their number changes."""
