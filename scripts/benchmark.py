@@ -147,8 +147,9 @@ def measured(row: Row, args: Benchmark, code: str, console: Console) -> dict[str
     """The row's result, from disk or from a process that trains and evaluates it; None if that failed."""
     name = name_of(row, code)
     result = args.out / f"{name}.json"
+    where = {"code": code, "pictures": f"runs/{name}"}
     if result.is_file() and not args.fresh:
-        return json.loads(result.read_text())
+        return json.loads(result.read_text()) | where
     args.out.mkdir(parents=True, exist_ok=True)
     settings, log = args.out / f"{name}.settings", args.out / f"{name}.log"
     settings.write_text(json.dumps(asdict(row)))
@@ -166,9 +167,7 @@ def measured(row: Row, args: Benchmark, code: str, console: Console) -> dict[str
         console.print(tail, markup=False, highlight=False)
         return None
     console.print(f"{name}: {time.perf_counter() - started:.0f} s", highlight=False)
-    row_result = json.loads(result.read_text()) | {"code": code, "pictures": f"runs/{name}"}
-    result.write_text(json.dumps(row_result, indent=1))
-    return row_result
+    return json.loads(result.read_text()) | where
 
 
 def torch_home(args: Benchmark) -> Path:
