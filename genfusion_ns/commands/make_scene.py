@@ -10,13 +10,14 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from genfusion_ns.data.procedural.demo import demo_path, demo_scene
+from genfusion_ns.data.procedural.families import make_family_scene
 from genfusion_ns.data.procedural.write import write_scene
 from genfusion_ns.errors import UserError, exits_cleanly
 
 
 @dataclass
 class MakeScene:
-    """Render the demo's room with a table into a folder that `ns-train genfusion --data FOLDER` takes.
+    """Render a procedural scene into a folder that `ns-train genfusion --data FOLDER` takes.
 
     The same arguments give the same scene; where it is already there, nothing is done.
     """
@@ -29,6 +30,9 @@ class MakeScene:
     """Photos along the path; every 8th is for tests."""
     seed: int = 0
     """Changes textures, places and the path; the same seed gives the same scene."""
+    family: str = "demo"
+    """demo = the room with a table that scripts/demo trains on; or a family of random scenes: rooms, tables, facades,
+    clutter, terrains, or the irregular ones points, menger and tree."""
     supersample: int = 3
     """Rays per pixel side, odd; 3 is smooth enough for training, 5 for pictures."""
     points: int = 3000
@@ -42,7 +46,7 @@ def run(args: MakeScene) -> None:
     """Write the scene that `args` describe.
 
     Raises:
-        UserError: sizes that make no scene, or a folder that holds something else.
+        UserError: sizes that make no scene, an unknown family, or a folder that holds something else.
     """
     width, height = args.size
     if min(width, height) < 8 or args.views < 2 or args.points < 1 or args.seed < 0:
@@ -52,8 +56,13 @@ def run(args: MakeScene) -> None:
         )
     if args.supersample < 1 or args.supersample % 2 == 0:
         raise UserError(f"--supersample is {args.supersample}; give an odd number (1, 3, 5).")
+    if args.family == "demo":
+        scene, path = demo_scene(args.seed), demo_path(args.views, width, height, args.seed)
+    else:
+        staged = make_family_scene(args.family, args.seed)
+        scene, path = staged.scene, staged.cameras(args.views, width, height)
     settings = {
-        "scene": "demo",
+        "scene": args.family,
         "version": 1,
         "size": [width, height],
         "views": args.views,
@@ -62,8 +71,8 @@ def run(args: MakeScene) -> None:
     settings |= {"supersample": args.supersample, "points": args.points}
     written = write_scene(
         args.out,
-        demo_scene(args.seed),
-        demo_path(args.views, width, height, args.seed),
+        scene,
+        path,
         settings,
         points=args.points,
         supersample=args.supersample,

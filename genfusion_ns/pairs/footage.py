@@ -133,8 +133,9 @@ def _read_transforms(folder: Path) -> dict[str, Any]:
 
 
 def _camera(folder: Path, meta: dict[str, Any], frame: dict[str, Any]) -> Camera:
+    both = {**meta, **{key: value for key, value in frame.items() if value is not None}}
     try:
-        fx, fy, cx, cy, w, h = (float(frame.get(key, meta.get(key))) for key in ("fl_x", "fl_y", "cx", "cy", "w", "h"))
+        fx, fy, cx, cy, w, h = (float(both[key]) for key in ("fl_x", "fl_y", "cx", "cy", "w", "h"))
         c2w = opengl_to_opencv(torch.tensor(frame["transform_matrix"], dtype=torch.float64))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(

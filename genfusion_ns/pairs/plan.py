@@ -17,7 +17,8 @@ VALIDATION_SEEDS = 1_000_000
 """Scenes of the validation split have seeds from here on, so that none is ever trained on."""
 
 _SEED_STEP = 10_000
-_MOST_SEEDS = VALIDATION_SEEDS // _SEED_STEP
+# so many seeds have their validation scenes in one block, which training seeds leave out
+_RESERVED = VALIDATION_SEEDS // _SEED_STEP
 # The made families by turns; one irregular scene to five of them.
 _MADE = ("rooms", "tables", "facades", "clutter", "terrains")
 _CAPTURE_EVERY = 6
@@ -41,11 +42,7 @@ def plan_units(
     Raises:
         UserError: an unknown family, or numbers beyond the seeds that a split has.
     """
-    if recipe.seed >= _MOST_SEEDS or first + scenes > _SEED_STEP:
-        raise UserError(
-            f"Found seed {recipe.seed} and scenes up to number {first + scenes}; expected a seed below {_MOST_SEEDS} "
-            f"and at most {_SEED_STEP} scenes each, beyond which train and val would share scenes."
-        )
+    _check_seeds(recipe, first + scenes)
     unknown = sorted(set(families) - set(scene_names()))
     if unknown:
         raise UserError(f"There is no family {', '.join(unknown)}; expected some of {', '.join(scene_names())}.")
@@ -63,6 +60,22 @@ def plan_units(
         for variant in draw_variants(scene, recipe.seed, variants):
             units.append(Unit(family, seed, variant, _steps(scene, variant.name), capture))
     return units
+
+
+def _check_seeds(recipe: Recipe, scenes: int) -> None:
+    """Raises UserError where a training scene could be a validation scene too, or a scene of another seed."""
+    reserved = range(_RESERVED, 2 * _RESERVED)
+    if scenes > _SEED_STEP:
+        raise UserError(
+            f"Found scenes up to number {scenes}; expected at most {_SEED_STEP}. Take another seed for more."
+        )
+    if recipe.split == "val" and recipe.seed >= _RESERVED:
+        raise UserError(f"Found seed {recipe.seed} for the split val; expected one below {_RESERVED}.")
+    if recipe.split != "val" and recipe.seed in reserved:
+        raise UserError(
+            f"Found seed {recipe.seed} for the split train; {reserved[0]} to {reserved[-1]} would give the scenes "
+            "of the split val. Take a seed below or above."
+        )
 
 
 def _family(number: int, families: Sequence[str]) -> str:

@@ -7,6 +7,8 @@ import hashlib
 import json
 import logging
 import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -52,6 +54,17 @@ def test_clips_come_back_as_they_were(tmp_path):
     assert len(found) == 11
     for pair, expected in zip(found, pairs, strict=True):
         assert_same(pair, expected)
+
+
+def test_a_shard_made_again_is_the_same_file_in_any_process(tmp_path):
+    write_shard(tmp_path / "a.safetensors", [some_pair(0)])
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from test_shards import *; "
+        "[write_shard(Path(sys.argv[2]) / f'{i}.safetensors', [some_pair(0)]) for i in range(4)]"
+    )
+    here = os.path.dirname(__file__)
+    subprocess.run([sys.executable, "-c", code, here, str(tmp_path)], check=True)
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
 
 
 def test_the_index_lists_all_clips_by_the_name_of_their_shard(tmp_path):

@@ -49,7 +49,7 @@ def tree(seed: int) -> Staged:
         radii = np.exp(rng.normal(np.log(0.05), 0.3, len(tips)))
         leaves = merged(icosphere(subdivisions=1), tips, radii)
         things.append(Thing(leaves, foliage(rng), smooth=True))
-    return _filmed(rng, things)
+    return _filmed(rng, things, ground=True)
 
 
 def merged(mesh: trimesh.Trimesh, centres: Array, sizes: Array) -> trimesh.Trimesh:
@@ -78,7 +78,7 @@ def sponge(level: int) -> Array:
 
 def branches(rng: np.random.Generator, depth: int) -> tuple[trimesh.Trimesh, Array]:
     """A recursive tree about 1.8 m tall as one mesh, and the tips [n, 3] of its last twigs."""
-    starts, ways, radii = np.array([[0.0, 0.0, -0.9]]), np.array([[0.0, 0.0, 0.6]]), np.array([0.06])
+    starts, ways, radii = np.array([[0.0, 0.0, -0.9]]), np.array([[0.0, 0.0, 0.6]]), np.array([0.09])
     spread, shrink = rng.uniform(0.35, 0.75), rng.uniform(0.68, 0.8)
     limbs = []
     for level in range(depth):
@@ -91,7 +91,7 @@ def branches(rng: np.random.Generator, depth: int) -> tuple[trimesh.Trimesh, Arr
             bent[:, 2] += 0.15 * length[:, 0]
             ways = bent / np.linalg.norm(bent, axis=1, keepdims=True) * length * rng.uniform(0.8, 1.2, length.shape)
             radii = np.repeat(radii, split) * rng.uniform(0.55, 0.75)
-    return merged_meshes(limbs), starts + ways
+    return merged_meshes(limbs), np.asarray(starts + ways, np.float64)
 
 
 def _limb(start: Array, end: Array, radius: float) -> trimesh.Trimesh:
@@ -119,11 +119,11 @@ def _cloud(rng: np.random.Generator, count: int) -> Array:
     return np.clip(np.concatenate(parts), -1.1, 1.1)
 
 
-def _filmed(rng: np.random.Generator, things: list[Thing]) -> Staged:
+def _filmed(rng: np.random.Generator, things: list[Thing], ground: bool = False) -> Staged:
     """The things over a ground (or in the open sky), with the camera on an arc or orbit about them."""
-    if rng.random() < 0.7:
-        ground = quad(24.0, 24.0)
-        things = [*things, Thing(ground, surface(rng, 3.0), placed(ground, (0, 0, -1.25)))]
+    if rng.random() < 0.7 or ground:
+        plane = quad(24.0, 24.0)
+        things = [*things, Thing(plane, surface(rng, 3.0), placed(plane, (0, 0, -0.9 if ground else -1.25)))]
     sky, below = daylight(rng)
     scene = Scene(tuple(things), (sun(rng, 3.0),), sky, below)
     curves = around(rng, np.zeros(3), (2.3, 3.4), (-0.3, 1.4), (60, 300))
