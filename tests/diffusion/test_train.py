@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_networks import LITE, OFFICIAL, tiny_pipeline
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from tiny_networks import LITE, OFFICIAL, PATCHES, tiny_pipeline
 
 from diffusion.configurations import CONFIGURATIONS
 from diffusion.errors import UserError
@@ -48,8 +49,9 @@ def make_pair(seed: int) -> Pair:
 
 @pytest.fixture
 def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of two shards; the tiny networks are known as "tiny"."""
+    """A folder of two shards; the tiny networks are known as "tiny" and "tiny-patches"."""
     monkeypatch.setitem(CONFIGURATIONS, "tiny", LITE)
+    monkeypatch.setitem(CONFIGURATIONS, "tiny-patches", PATCHES)
     folder = tmp_path / "pairs"
     folder.mkdir()
     for shard in range(2):
@@ -144,29 +146,13 @@ def test_a_full_disk_loses_no_checkpoint(pairs: Path, tmp_path: Path, monkeypatc
 
 
 def test_the_denoiser_learns_what_is_behind_a_hole(pairs: Path, tmp_path: Path) -> None:
-    config = repair_config(
-        pairs,
-        tmp_path / "run",
-        stages=(Stage(60, frames=2, height=24, width=32),),
-        learning_rate=3e-3,
-        augment=False,
-        ema=0.9,
-        save_every=100,
+    stages = (Stage(40, frames=2, height=24, width=32),)
+    shared = {"pairs": pairs, "learning_rate": 3e-3, "warmup": 5, "save_every": 100}
+    vae = train_vae(VaeConfig(output=tmp_path / "vae", configuration="tiny-patches", stages=stages, **shared))
+    config = RepairConfig(
+        output=tmp_path / "run", start="tiny-patches", vae=vae, stages=stages, augment=False, ema=0.9, **shared
     )
-    vae = train_vae(
-        VaeConfig(
-            pairs=pairs,
-            output=tmp_path / "vae",
-            configuration="tiny",
-            stages=(Stage(80, 1, 16, 16, batch=4),),
-            learning_rate=3e-3,
-            warmup=5,
-            save_every=100,
-        )
-    )
-    config = replace(config, vae=vae, stages=(Stage(60, frames=2, height=24, width=32),))
-    folder = train_denoiser(config)
-    repaired = RGBDVideoRepairPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    repaired = RGBDVideoRepairPipeline.from_pretrained(train_denoiser(config), torch_dtype=torch.float32)
     start = RepairTask.fresh(replace(config, output=tmp_path / "fresh")).pipeline
     gains = []
     for ref in find_pairs(pairs):
@@ -175,6 +161,22 @@ def test_the_denoiser_learns_what_is_behind_a_hole(pairs: Path, tmp_path: Path) 
         errors = [float((repair_output(pipe, pair, steps=1)[0] - target).square().mean()) for pipe in (start, repaired)]
         gains.append(10 * math.log10(errors[0] / errors[1]))
     assert sum(gains) / len(gains) > 0.5, gains
+
+
+def test_the_convolutional_autoencoder_learns(pairs: Path, tmp_path: Path) -> None:
+    config = VaeConfig(
+        pairs=pairs, configuration="tiny", learning_rate=3e-3, warmup=2, save_every=100, output=tmp_path / "a"
+    )
+    errors = []
+    for steps in (1, 40):
+        config = replace(config, output=tmp_path / str(steps), stages=(Stage(steps, 1, 16, 16, batch=2),))
+        vae = AutoencoderKL.from_pretrained(train_vae(config))
+        frames = torch.cat([network_pair(load_pair(ref), (16, 16)).target[:, :, 0] for ref in find_pairs(pairs)])
+        with torch.no_grad():
+            mean = vae.encode(frames).latent_dist.mean
+            errors.append(float((vae.decode(mean).sample - frames).abs().mean()))
+        assert float(mean.std()) * vae.config["scaling_factor"] == pytest.approx(1.0, abs=0.5)
+    assert errors[1] < 0.7 * errors[0], errors
 
 
 def test_an_untrained_residual_network_only_fills_holes(pairs: Path, tmp_path: Path) -> None:

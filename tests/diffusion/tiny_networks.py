@@ -24,6 +24,20 @@ LITE = lite(
     groups=8,
 )
 
+PATCHES = lite(
+    "tiny-patches",
+    "for tests: with the autoencoder that is fitted, not trained",
+    unet_widths=(16, 32),
+    attention=(False, True),
+    vae_widths=None,
+    latent_channels=8,
+    token_patch=2,
+    context_width=32,
+    queries=8,
+    head_width=8,
+    groups=8,
+)
+
 OFFICIAL = Configuration(
     name="tiny-official",
     summary="for tests: the official layout, with a CLIP tower, a split context, and posterior sampling",
