@@ -25,6 +25,8 @@ COLUMNS = {
 }
 """Column -> heading and digits after the point."""
 SAME_RUN = ("title", "split", "method", "initial_points", "recipes", "max_num_iterations", "layout")
+OF_ONE_SCENE = ("scene", "title", "layout", "seed", "pictures", "views", "train_views", "psnr_spread")
+"""What a mean over scenes does not have."""
 
 Result = dict[str, Any]
 
@@ -44,7 +46,11 @@ def means_over_scenes(results: Iterable[Result]) -> list[Result]:
     for result in means_over_seeds(results):
         key = result["split"], result["method"], result.get("initial_points"), result.get("recipes")
         groups.setdefault(key, []).append(result)
-    found = [_mean(group) | {"scenes": [one["title"] for one in group]} for group in groups.values()]
+    found = [
+        {name: value for name, value in _mean(group).items() if name not in OF_ONE_SCENE}
+        | {"scenes": [one["title"] for one in group]}
+        for group in groups.values()
+    ]
     return sorted(found, key=_by_split)
 
 

@@ -15,6 +15,7 @@ from statistics import fmean
 import numpy as np
 import pytest
 import torch
+import tyro
 from PIL import Image
 from rich.console import Console
 
@@ -63,6 +64,12 @@ def test_every_combination_once(data_root):
         for seed in (1, 2)
     ]
     assert len({benchmark.name_of(row, "code") for row in rows}) == len(rows)
+
+
+def test_options_of_the_command_line():
+    args = tyro.cli(benchmark.Benchmark, args=["--steps", "9", "--seeds", "1", "2", "--splits", "masked-half", "3"])
+    assert (args.max_num_iterations, args.seeds, args.splits) == (9, (1, 2), ("masked-half", "3"))
+    assert tyro.cli(benchmark.Benchmark, args=["--max-num-iterations", "9"]).max_num_iterations == 9
 
 
 def test_what_cannot_be_found_is_named(data_root, tmp_path):
@@ -295,7 +302,12 @@ def test_means_over_seeds_then_scenes():
     assert means[0]["psnr_spread"] == pytest.approx(np.std([11, 13], ddof=1))
     assert "lpips" not in means[0] and means[1]["lpips"] == 0.4  # a mean of some rows would mean something else
     (two, identity) = benchmark_report.means_over_scenes(several())
-    assert two["psnr"] == 17.0 and two["scenes"] == ["pond", "attic"] and identity["scenes"] == ["pond"]
+    assert (
+        "title" not in two
+        and two["psnr"] == 17.0
+        and two["scenes"] == ["pond", "attic"]
+        and identity["scenes"] == ["pond"]
+    )
 
 
 def printed(table) -> str:
