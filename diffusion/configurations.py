@@ -55,6 +55,7 @@ def lite(
     head_width: int = 16,
     groups: int = 16,
     reference_size: tuple[int, int] = (192, 320),
+    one_step: bool = False,
 ) -> Configuration:
     """A configuration of the lite family: no CLIP tower, opacity as an extra input channel, few steps, no guidance.
 
@@ -72,6 +73,7 @@ def lite(
         head_width: channels of an attention head.
         groups: of every group norm; divides every width.
         reference_size: height and width that photos are brought to.
+        one_step: everything is made in one step, from no noise.
     """
     return Configuration(
         name=name,
@@ -116,7 +118,8 @@ def lite(
             "token_patch": token_patch,
             "fill_holes": True,
             "residual": True,
-            "default_steps": 4,
+            "start_noise": 0.0 if one_step else 1.0,
+            "default_steps": 1 if one_step else 4,
             "default_guidance_scale": 1.0,
             "default_guidance_rescale": 0.0,
         },
@@ -161,6 +164,7 @@ LITE_SMALL = lite(
     context_width=64,
     queries=32,
     reference_size=(96, 160),
+    one_step=True,
 )
 
 CONFIGURATIONS: dict[str, Configuration] = {c.name: c for c in (OFFICIAL, LITE, LITE_FAST, LITE_SMALL)}

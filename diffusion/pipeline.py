@@ -69,6 +69,8 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         fill_holes: holes of the renderings are filled from their surroundings first, see `filling`.
         residual: the network makes the change of the renderings' latent instead of the latent, and the decoded change
             is added to the renderings themselves: what needs no repair keeps all of its detail, whatever the VAE loses.
+        start_noise: standard deviation of the noise that sampling starts from. 0 = none: for weights that are trained to
+            make everything in one step, which noise could only disturb.
         default_steps, default_guidance_scale, default_guidance_rescale: what a call uses unless told otherwise.
     """
 
@@ -95,6 +97,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         token_patch: int = 2,
         fill_holes: bool = False,
         residual: bool = False,
+        start_noise: float = 1.0,
         default_steps: int = 25,
         default_guidance_scale: float = 3.2,
         default_guidance_rescale: float = 0.7,
@@ -108,6 +111,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
             token_patch=token_patch,
             fill_holes=fill_holes,
             residual=residual,
+            start_noise=start_noise,
             default_steps=default_steps,
             default_guidance_scale=default_guidance_scale,
             default_guidance_rescale=default_guidance_rescale,
@@ -238,7 +242,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
             frames = fill_clip(frames, opacity)
         opacity = latent_opacity(opacity, self.vae_factor)
         rendered = self._encode(frames, generator, posterior_noise, vae_chunk)
-        noise = self._noise(frames, generator, latents, "latents")
+        noise = self._noise(frames, generator, latents, "latents") * self.config["start_noise"]
         context, null_context = self._contexts(inputs, guidance)
         self._park_vae()
         denoiser = Denoiser(

@@ -89,9 +89,9 @@ class RepairConfig(RunConfig):
     """Folder of an autoencoder that the first run wrote; None = the one in `start`."""
     stages: tuple[Stage, ...] = field(default_factory=lambda: (Stage(1500, 8, 64, 96, batch=2), Stage(3000)))
     """Sizes of the clips over the run."""
-    last_share: float = 0.8
-    """Share of the steps at the last timestep, where v-prediction is the direct regression of the clean latent, which
-    is what a sampler of one step uses; the others are drawn evenly, for samplers of several. 0 = plain diffusion."""
+    last_share: float = 1.0
+    """Share of the clips at the last timestep, where v-prediction is the direct regression of the clean latent, which
+    is all that a sampler of one step uses; the others are drawn evenly, for samplers of several. 0 = plain diffusion."""
     pixel_weight: float = 1.0
     """Of the error of decoded frames, at steps at the last timestep; 0 trains in the latent space alone."""
     pixel_frames: int = 4
@@ -101,6 +101,9 @@ class RepairConfig(RunConfig):
     train_decoder: bool = True
     """Let that error teach the autoencoder's decoder too: a residual model needs it to draw changes, not whole frames.
     Switched off for weights whose decoder is good already, as the official ones'."""
+    relative: bool = True
+    """Weigh each clip by how wrong its rendering is, so that the loss measures the gain in dB; without it holes, where
+    errors are ten times larger, drown everything else."""
     condition_dropout: float = 0.05
     """Share of the clips whose photo is replaced by a grey one, which guidance needs; the paper's 0.05."""
     augment: bool = True

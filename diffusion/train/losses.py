@@ -24,17 +24,23 @@ def ema_decay(step: int, decay: float) -> float:
 
 
 def reconstruction(output: Tensor, target: Tensor, known: Tensor, depth_weight: float) -> Tensor:
-    """Mean absolute error of colour, plus that of disparity times `depth_weight` where it is `known`.
+    """Mean absolute error [B] of each clip's colour, plus that of disparity times `depth_weight` where it is `known`.
 
     Args:
         output, target: [B, 4 (or 3), T, H, W] in [-1, 1].
         known: [B, 1, T, H, W] in {0, 1}.
     """
-    colour = (output[:, :3] - target[:, :3]).abs().mean()
+    colour = (output[:, :3] - target[:, :3]).abs().flatten(1).mean(1)
     if output.shape[1] == 3:
         return colour
-    error = (output[:, 3:] - target[:, 3:]).abs() * known
-    return colour + depth_weight * error.sum() / known.sum().clamp_min(1)
+    error = ((output[:, 3:] - target[:, 3:]).abs() * known).flatten(1).sum(1)
+    return colour + depth_weight * error / known.flatten(1).sum(1).clamp_min(1)
+
+
+def relative_error(error: Tensor, before: Tensor, floor: float) -> Tensor:
+    """Errors [B] as shares of the errors [B] before anything was done; `floor` keeps clips that were nearly right from
+    counting for more than they are worth. Its gradient is that of the gain in dB, up to a factor."""
+    return error / (before.detach() + floor)
 
 
 def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:

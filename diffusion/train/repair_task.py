@@ -16,7 +16,10 @@ from diffusion.preprocess import latent_opacity
 from diffusion.schedulers import RescaledDDIMScheduler
 from diffusion.train.batches import RepairBatch
 from diffusion.train.config import RepairConfig
-from diffusion.train.losses import clean_estimate, draw_timesteps, reconstruction
+from diffusion.train.losses import clean_estimate, draw_timesteps, reconstruction, relative_error
+
+LATENT_FLOOR, PIXEL_FLOOR = 0.01, 0.02
+"""Errors of latents (squared) and of frames in [-1, 1] below which a clip counts as right."""
 
 
 class RepairNetworks(nn.Module):
@@ -81,14 +84,17 @@ class RepairTask:
         rendered, wanted, conditions, tokens = self._prepare(batch, generator)
         timesteps = draw_timesteps(len(wanted), len(schedule), config.last_share, generator).to(wanted.device)
         noise = torch.randn(wanted.shape, generator=generator).to(wanted)
+        last = timesteps == len(schedule) - 1
+        noise = torch.where(last.reshape(-1, 1, 1, 1, 1), pipeline.config["start_noise"] * noise, noise)
         noisy = schedule.add_noise(wanted, noise, timesteps)
         prediction = model(torch.cat([noisy, conditions], dim=1), timesteps, tokens)
         # a clip whose true depth is unknown has no true latent either: only its decoded colours teach
         whole = batch.depth_known.flatten(1).mean(1) > 0.5
         error = (prediction - schedule.get_velocity(wanted, noise, timesteps)).square().flatten(1).mean(1)
+        if config.relative:
+            error = relative_error(error, wanted.square().flatten(1).mean(1), LATENT_FLOOR)
         latent_error = (error * whole).mean()
         logs = {"latent": float(latent_error.detach())}
-        last = timesteps == len(schedule) - 1
         if not config.pixel_weight or not last.any():
             # several processes wait for a gradient of every parameter
             unused = sum(p.sum() for p in self.networks.decoding.parameters())
@@ -97,8 +103,12 @@ class RepairTask:
         clean = clean_estimate(noisy, prediction, abar)
         chosen = torch.randperm(wanted.shape[2], generator=generator)[: config.pixel_frames]
         output = pipeline_frames(pipeline, clean[last][:, :, chosen], rendered[last], batch.rendered[last], chosen)
-        known = batch.depth_known[last][:, :, chosen]
-        pixel_error = reconstruction(output, batch.target[last][:, :, chosen], known, config.depth_weight)
+        target, known = batch.target[last][:, :, chosen], batch.depth_known[last][:, :, chosen]
+        pixel_errors = reconstruction(output, target, known, config.depth_weight)
+        if config.relative:
+            before = reconstruction(batch.rendered[last][:, :, chosen], target, known, config.depth_weight)
+            pixel_errors = relative_error(pixel_errors, before, PIXEL_FLOOR)
+        pixel_error = pixel_errors.mean()
         logs["pixel"] = float(pixel_error.detach())
         return latent_error + config.pixel_weight * pixel_error, logs
 

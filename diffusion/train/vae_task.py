@@ -60,7 +60,7 @@ class VaeTask:
         output, mean, logvar = model(frames, noise)
         error = reconstruction(
             output[:, :, None], frames[:, :, None], _frames(known)[:, :, None], self.config.depth_weight
-        )
+        ).mean()
         divergence = kl_divergence(mean.float(), logvar.float())
         logs = {"reconstruction": float(error.detach()), "divergence": float(divergence.detach())}
         return error + self.config.kl_weight * divergence, logs

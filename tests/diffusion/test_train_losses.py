@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
@@ -15,6 +13,7 @@ from diffusion.train.losses import (
     kl_divergence,
     learning_rate,
     reconstruction,
+    relative_error,
 )
 
 
@@ -64,4 +63,12 @@ def test_reconstruction_counts_disparity_only_where_it_is_known() -> None:
     assert reconstruction(output, target, known, 0.5) == 0
     target[:, :3] = 0.2
     assert reconstruction(output[:, :3], target[:, :3], known, 0.5) == pytest.approx(0.2)
-    assert math.isfinite(reconstruction(output, target, known * 0, 0.5))
+    assert reconstruction(output, target, known * 0, 0.5).isfinite().all()
+
+
+def test_relative_errors_have_the_gradient_of_the_gain() -> None:
+    error = torch.tensor([0.2, 0.05], requires_grad=True)
+    (gradient,) = torch.autograd.grad(relative_error(error, error, 0.0).sum(), error)
+    (gain,) = torch.autograd.grad(error.log().sum(), error)
+    assert torch.allclose(gradient, gain)
+    assert float(relative_error(error, error, 0.05)[1]) == pytest.approx(0.5)
