@@ -114,10 +114,10 @@ def reach(splats: Splats, camera: Camera, rasterizer: Rasterizer, near: float) -
     """
     with torch.enable_grad():
         colour = torch.zeros_like(splats.opacities)[:, None].requires_grad_()
-        detached = [values.detach() for values in splats[:4]]
-        render = rasterizer(*detached, colour, camera, sh_degree=None, near=near)
+        means, quats, scales, opacities = (values.detach() for values in splats[:4])
+        render = rasterizer(means, quats, scales, opacities, colour, camera, sh_degree=None, near=near)
         (weight,) = torch.autograd.grad(render.color.sum(), colour)
-    alone = splats.opacities.detach() * footprint(splats, camera)
+    alone = opacities * footprint(splats, camera)
     return weight[:, 0] / alone.clamp_min(1e-12)
 
 

@@ -1,4 +1,5 @@
-"""A headless Chromium opens the viewer of a trained run, switches to `normal`, and must see a picture."""
+"""A headless Chromium opens the viewer of a trained run, which must show a picture of the scene at once, its `normal`
+and `trust`, and the panel of the rounds."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ FLAGS = (
 
 @pytest.fixture(scope="module")
 def trained_run(tmp_path_factory) -> Path:
-    """config.yml of a small run on the procedural scene."""
+    """config.yml of a small run with one round on the procedural scene."""
     from nerfstudio.configs.method_configs import all_methods
 
     from genfusion_ns.commands.make_scene import MakeScene, run
@@ -51,9 +52,9 @@ def trained_run(tmp_path_factory) -> Path:
     config = copy.deepcopy(all_methods["genfusion-cpu"])
     data = config.pipeline.datamanager
     data.data = folder / "scene"
-    data.max_seed_points, data.initial_points, data.loop.every = 600, "all", 0
-    # The viewer opens with a look at the origin: put the table there.
-    data.dataparser.center_method = "focus"
+    data.max_seed_points, data.initial_points, data.reference_iterations = 600, "all", 60
+    data.loop.start, data.loop.every, data.loop.until = 40, 40, 50
+    data.loop.frames, data.loop.clip_length, data.loop.max_side, data.loop.trajectories = 4, 4, 32, ("orbit",)
     config.output_dir, config.experiment_name, config.timestamp = folder / "runs", "tiny", "run"
     config.vis, config.max_num_iterations, config.steps_per_save = "tensorboard", 60, 60
     trainer = config.setup(local_rank=0, world_size=1)
@@ -76,7 +77,7 @@ def viewer(trained_run):
         process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
     try:
         address = f"http://127.0.0.1:{port}"
-        wait_for(lambda: answers(address) or process.poll() is not None, 180, lambda: log.read_text())
+        wait_for(lambda: answers(address) or process.poll() is not None, 400, lambda: log.read_text())
         assert process.poll() is None, log.read_text()
         yield address
     finally:
@@ -130,7 +131,7 @@ def varied(image: np.ndarray) -> bool:
     return image.std() > 8 and (np.abs(image - background).max(-1) > 12).mean() > 0.1
 
 
-def test_viewer_shows_normals_of_a_trained_run(viewer, browser):
+def test_viewer_shows_the_outputs_and_the_rounds_of_a_trained_run(viewer, browser):
     from selenium.webdriver.common.by import By
 
     def find(xpath):
@@ -148,12 +149,28 @@ def test_viewer_shows_normals_of_a_trained_run(viewer, browser):
 
     box = browser.find_element(By.ID, find("//label[text()='Output type']")[0].get_attribute("for"))
     assert box.get_attribute("value") == "rgb"
-    box.click()
-    wait_for(lambda: find("//*[@role='option'][.='normal']"), 20, panel_text)[0].click()
-    assert box.get_attribute("value") == "normal"
+
+    def switch_to(name):
+        box.click()
+        wait_for(lambda: find(f"//*[@role='option'][.='{name}']"), 20, panel_text)[0].click()
+        assert box.get_attribute("value") == name
 
     def shows_normals():
         shot = picture(browser)
         return varied(shot) and np.abs(shot - rgb).mean() > 15
 
+    def shows_the_legend():
+        """Blue or yellow, and little else: the run's splats are observed or repaired."""
+        red, green, blue = picture(browser).reshape(-1, 3).T
+        return ((blue - red > 40) | (red - blue > 40) & (green > 90)).mean() > 0.3
+
+    switch_to("normal")
     wait_for(shows_normals, 90, panel_text)
+    switch_to("trust")
+    wait_for(shows_the_legend, 90, panel_text)
+
+    text = panel_text()
+    assert "1 done" in text and "round 1 at step 40" in text and "Hide invented Gaussians" in text
+    assert "Run a round now" not in text and "Pause rounds" not in text  # nothing is trained here
+    shown = find("//img[@alt='rows: before, after, confidence']")
+    assert shown and int(shown[0].get_attribute("naturalWidth")) == 4 * 32
