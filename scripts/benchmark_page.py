@@ -29,9 +29,10 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem } p, figcaption { color: #4a5568 }
 .scroll { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100% }
 th, td { padding: .28rem .6rem; border-bottom: 1px solid #e2e8f0; text-align: right; white-space: nowrap }
-th.text, td.text { text-align: left; white-space: normal } tr.published td { color: #718096; font-style: italic }
+th.text, td.text { text-align: left } tr.published td { color: #718096; font-style: italic }
 td.best { font-weight: 700 } .leak { color: #b7791f } svg { max-width: 100%; height: auto }
-.strip { display: flex; flex-wrap: wrap; gap: .6rem } figure { margin: 0 } figure img { display: block }
+.strip { display: flex; flex-wrap: wrap; gap: .6rem } figure { margin: 0; width: 260px }
+figure img { display: block; margin-bottom: .4rem }
 """
 
 
@@ -110,7 +111,8 @@ def _comparison(results: Sequence[Result]) -> str:
             body.append(_row("published", row.split, name, row.data, row.psnr, row.ssim, row.lpips_vgg_paper))
     return (
         "<h2>Means over scenes, beside published figures</h2><p>Rows in italics are published figures: other data, "
-        "named in the row, other cameras, and first points that saw the held-out photos.</p>" + _html_table(heads, body)
+        "named in the row, other cameras and, where splats are trained, first points that saw the held-out photos.</p>"
+        + _html_table(heads, body)
     )
 
 
@@ -136,16 +138,14 @@ def plots(rows: Sequence[Result]) -> list[str]:
     methods = list(dict.fromkeys(label(row) for row in rows))
     colours = dict(zip(methods, pyplot.get_cmap("tab10")(np.arange(len(methods)) % 10), strict=True))
     drawn = []
-    bars, axes = pyplot.subplots(figsize=(max(6.0, 0.35 * len(rows) + 2), 3.6))
+    by_place, axes = pyplot.subplots(figsize=(max(6.0, 0.35 * len(rows) + 2), 3.6))
     for i, method in enumerate(methods):
         own = {(row["title"], row["split"]): row["psnr"] for row in rows if label(row) == method}
-        x = [places.index(place) + (i - (len(methods) - 1) / 2) * 0.8 / len(methods) for place in own]
-        axes.bar(x, list(own.values()), 0.8 / len(methods), label=method, color=colours[method])
-    low = min(row["psnr"] for row in rows)
-    axes.set_ylim(bottom=max(0.0, low - 2))
+        x = [places.index(place) + (i - (len(methods) - 1) / 2) * 0.6 / len(methods) for place in own]
+        axes.scatter(x, list(own.values()), label=method, color=colours[method])
     axes.set_xticks(range(len(places)), [f"{title}\n{split}" for title, split in places])
     axes.set_ylabel("held-out PSNR, dB")
-    drawn.append(bars)
+    drawn.append(by_place)
     cost, axes = pyplot.subplots(figsize=(6.0, 3.6))
     for method in methods:
         own_rows = [row for row in rows if label(row) == method]
@@ -153,7 +153,9 @@ def plots(rows: Sequence[Result]) -> list[str]:
     axes.set_xlabel("minutes of training")
     axes.set_ylabel("held-out PSNR, dB")
     drawn.append(cost)
-    bars.legend(loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=min(len(methods), 3), fontsize=8, frameon=False)
+    by_place.legend(
+        loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=min(len(methods), 3), fontsize=8, frameon=False
+    )
     return [_svg(figure, pyplot) for figure in drawn]
 
 

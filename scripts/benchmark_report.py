@@ -118,8 +118,8 @@ def comparison_of(results: Sequence[Result]) -> Table | None:
         return None
     table = Table(
         title="means over scenes, beside published figures",
-        caption="published figures come from other data (named in the row), other cameras and first points that saw "
-        "the held-out photos: they are no competitors of the rows above them",
+        caption="published figures come from other data (named in the row), other cameras and, where splats are "
+        "trained, first points that saw the held-out photos: they are no competitors of the rows above them",
     )
     for name in ("split", "method", "data"):
         table.add_column(name, overflow="fold")
