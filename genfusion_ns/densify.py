@@ -28,6 +28,8 @@ from genfusion_ns.splat_edits import (
 
 STATISTICS = ("grad", "count", "max_radius")
 """What an event forgets."""
+OBSERVERS = ("captured", "generated")
+"""Who saw a splat, which nothing forgets."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +123,9 @@ class GradientDensifier:
         )
 
     def initialize_state(self, n: int, device: torch.device | str = "cpu") -> State:
-        """Zero statistics: `grad` sum of gradient norms, `count` of views, `max_radius` as a share of the image."""
-        return {name: torch.zeros(n, device=device) for name in STATISTICS}
+        """Zero statistics: `grad` sum of gradient norms, `count` of views, `max_radius` as a share of the image; and
+        `captured` and `generated`, how many views of each kind a splat ever took part in."""
+        return {name: torch.zeros(n, device=device) for name in (*STATISTICS, *OBSERVERS)}
 
     @torch.no_grad()
     def observe(
@@ -135,13 +138,14 @@ class GradientDensifier:
         weight: float = 1.0,
         generated: bool = False,
     ) -> None:
-        """Add one view's gradients to the statistics of the splats that it shows.
+        """Add one view's gradients to the statistics of the splats that it shows. It counts as captured or generated
+        for the splats that it has a gradient for: one that stands behind others lies within the frame but is not seen.
 
         Args:
             signal_grad: [N, 2] `Render.densify_signal.grad`, in pixels; rows that are not finite count as unseen.
             radii: [N] screen radius in pixels, 0 = not visible.
             weight: >= 0, how much this view counts.
-            generated: whether it is no captured view; makes no difference here.
+            generated: whether it is no captured view; makes no difference to the statistics.
         """
         norm = screen_norm(signal_grad, width, height)
         seen = ((radii > 0) & norm.isfinite()).to(norm.dtype) * weight
@@ -149,6 +153,7 @@ class GradientDensifier:
         state["count"] += seen
         share = radii.to(norm.dtype) / max(width, height) * (seen > 0)
         torch.maximum(state["max_radius"], share, out=state["max_radius"])
+        state["generated" if generated else "captured"] += (radii > 0) & norm.isfinite() & (norm > 0)
 
     @torch.no_grad()
     def step(

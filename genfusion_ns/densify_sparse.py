@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from genfusion_ns.densify import STATISTICS, GradientDensifier, screen_norm
+from genfusion_ns.densify import STATISTICS, GradientDensifier
 from genfusion_ns.schedule import min_visible_count, scaled
 from genfusion_ns.splat_edits import State
 
@@ -46,28 +46,6 @@ class SparsityAwareDensifier(GradientDensifier):
     def min_visible(self, k: int) -> int:
         """T(k): how many views must have shown a splat before it may grow."""
         return min_visible_count(k, self.visible_base, self.visible_every, self.visible_cap)
-
-    def initialize_state(self, n: int, device: torch.device | str = "cpu") -> State:
-        """Besides the sums: `captured` and `generated`, how many views of each kind a splat ever took part in."""
-        counts = {name: torch.zeros(n, device=device) for name in ("captured", "generated")}
-        return {**super().initialize_state(n, device), **counts}
-
-    @torch.no_grad()
-    def observe(
-        self,
-        state: State,
-        signal_grad: Tensor,
-        radii: Tensor,
-        width: int,
-        height: int,
-        weight: float = 1.0,
-        generated: bool = False,
-    ) -> None:
-        """As `GradientDensifier.observe`; a view counts as captured or generated for the splats that it has a gradient
-        for, since one that stands behind others lies within the frame but is not seen."""
-        super().observe(state, signal_grad, radii, width, height, weight, generated)
-        norm = screen_norm(signal_grad, width, height)
-        state["generated" if generated else "captured"] += (radii > 0) & norm.isfinite() & (norm > 0)
 
     def _wants_growth(self, state: State, k: int) -> Tensor:
         return super()._wants_growth(state, k) & (state["count"] >= self.min_visible(k))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import Parameter, ParameterDict
 
-from genfusion_ns.densify import DensifyReport, GradientDensifier
+from genfusion_ns.densify import STATISTICS, DensifyReport, GradientDensifier
 from genfusion_ns.gaussians import init_gaussians
 
 EAGER = GradientDensifier(start=0, stop=10_000, every=100, reset_every=0)
@@ -110,7 +110,7 @@ def test_small_are_cloned_and_large_are_split(plain_dict):
         assert params["scales"].data[child, 2] == before["scales"][4, 2]
         for name in ("quats", "features_dc", "features_rest", "opacities"):
             torch.testing.assert_close(params[name].data[child], before[name][4])
-    assert all(values.abs().max() == 0 for values in state.values())
+    assert all(state[name].abs().max() == 0 for name in STATISTICS)
     assert params["means"].data[4].ne(params["means"].data[21]).any()
 
 
@@ -159,6 +159,7 @@ def test_an_event_forgets_its_own_statistics_only():
     see(state, {0: 1.0})
     assert EAGER.step(params, optimizers, state, 100, 1e6, 0).cloned == 1
     assert not state["grad"].any() and not state["count"].any()
+    assert state["captured"].tolist() == [1.0, *[0.0] * 19, 1.0]
     assert state["origin"].tolist() == [*map(float, range(20)), 0.0]
 
 

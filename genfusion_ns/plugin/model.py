@@ -204,8 +204,6 @@ class GenFusionModel(SplatfactoModel):
             # Generated views (all but the first) speak only for splats that no captured view shows: where both see a
             # splat, their weaker gradients would water the captured ones down.
             generated = number > 0
-            if generated and "captured" not in self.densifier_state:
-                continue  # the plain densifier learns from captured views alone
             radii = render.radii * (self.densifier_state["captured"] == 0) if generated else render.radii
             height, width = render.alpha.shape[:2]
             self.densifier.observe(self.densifier_state, gradient, radii, width, height, generated=generated)
