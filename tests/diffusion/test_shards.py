@@ -188,6 +188,7 @@ def test_a_full_disk_loses_nothing_that_was_written(tmp_path, monkeypatch, faili
     write_shard(path, [some_pair(0)])
     build_index(tmp_path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert set(before) == {"a.safetensors", "index.json"}
 
     def full(*_args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
