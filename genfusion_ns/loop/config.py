@@ -55,8 +55,10 @@ class LoopConfig:
     """Largest weight of generated views against captured ones, half-way between start and until; the paper's 1.0."""
     ssim_weight: float = 0.5
     """Share of 1 - SSIM in the loss on generated views; GenFusion's sparse preset 0.5, its masked one 0.8."""
-    depth_weight: float = 1.0
-    """Weight of the disparity term, free of scale and shift, in the loss on generated views; GenFusion's 1.0."""
+    depth_weight: float = 0.1
+    """Weight of the disparity term, free of scale and shift, in the loss on generated views. GenFusion's 1.0 holds
+    surfaces where they were when the view was made: against none it cost 0.9 dB of held-out PSNR with identity
+    (llff_fern, 3 photos) and 1.7 dB with the truth itself (procedural scene, 3 photos; one seed each)."""
     trajectories: tuple[Trajectory, ...] = ("interpolate", "orbit")
     """Camera paths of each round: interpolate = between captured views; orbit = around the scene, or before it where
     all views come from one side; captured = at the captured views themselves, at full frame (for masked photos); path =

@@ -28,7 +28,7 @@ def sparse(config: GenFusionTrainerConfig) -> GenFusionTrainerConfig:
     """3, 6 or 9 views of Mip-NeRF 360: rounds every 1,000 steps, SSIM at half of the photo loss, few densifications."""
     _loop(config, start=1000, every=1000, until=7000, weight=1.0, ssim_weight=0.5)
     # Both of the paper's kinds of path; together about the 85 poses of the official ring.
-    _loop(config, trajectories=("interpolate", "orbit"), frames=43)
+    _loop(config, trajectories=("interpolate", "orbit"), frames=43, depth_weight=1.0)
     _model(config, ssim_lambda=0.5, distortion_lambda=0.01, distortion_start=5000, normal_lambda=0.0)
     _densify(config, start=100, stop=5000, every=500, reset_every=3100)
     return _length(config, SPARSE_STEPS)
@@ -39,7 +39,7 @@ def masked(config: GenFusionTrainerConfig) -> GenFusionTrainerConfig:
     at full frame."""
     # No photo is held out to judge rounds: generated views count to the end, so it would never train.
     _loop(config, start=3000, every=1000, until=7000, weight=0.5, ssim_weight=0.8, hold_out_from=0)
-    _loop(config, trajectories=("captured",))
+    _loop(config, trajectories=("captured",), depth_weight=1.0)
     _model(config, ssim_lambda=0.8, distortion_lambda=0.0, normal_lambda=0.0)
     _densify(config, start=1000, stop=15_000, every=100, reset_every=9000)
     config.pipeline.datamanager.mask = "moving"
@@ -49,7 +49,7 @@ def masked(config: GenFusionTrainerConfig) -> GenFusionTrainerConfig:
 def completion(config: GenFusionTrainerConfig) -> GenFusionTrainerConfig:
     """All photos, and what lies beyond them: few, late rounds along an orbit (or loop.camera-path), weaker guidance."""
     _loop(config, start=5000, every=4000, until=COMPLETION_STEPS, weight=1.0, ssim_weight=0.2, hold_out_from=0)
-    _loop(config, trajectories=("orbit",), frames=48)
+    _loop(config, trajectories=("orbit",), frames=48, depth_weight=1.0)
     loop = config.pipeline.datamanager.loop
     loop.diffusion = replace(loop.diffusion, guidance=2.2)
     _model(config, ssim_lambda=0.2, distortion_lambda=0.0, normal_lambda=0.0)
