@@ -54,7 +54,8 @@ def plan_units(
             family = "capture"
             capture = str(captures[number // _CAPTURE_EVERY % len(captures)])
         else:
-            family = _family(number, families)
+            # captures take no family's turn
+            family = _family(number - number // _CAPTURE_EVERY if captures else number, families)
         seed = offset + recipe.seed * _SEED_STEP + number
         scene = f"{capture or family}-{seed}"
         for variant in draw_variants(scene, recipe.seed, variants):

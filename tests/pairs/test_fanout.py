@@ -50,6 +50,8 @@ def test_every_sixth_scene_is_a_capture_by_turns():
     plan = plan_units(TINY, 24, 1, [Path("/a/one"), Path("/a/two")])
     assert [unit.capture for unit in plan if unit.capture] == ["/a/one", "/a/two", "/a/one", "/a/two"]
     assert [number for number, unit in enumerate(plan) if unit.capture] == [5, 11, 17, 23]
+    # they displace no family
+    assert [unit.family for unit in plan if not unit.capture] == [unit.family for unit in plan_units(TINY, 20, 1)]
 
 
 def test_training_and_validation_share_no_scene():
