@@ -10,6 +10,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import nn
 from transformers import CLIPVisionModel
 
+from diffusion.candidates import NAMES
 from diffusion.errors import UserError
 from diffusion.models.image_encoder import open_clip_vision_config
 from diffusion.models.patch_autoencoder import PatchAutoencoder
@@ -73,14 +74,14 @@ def lite(
         head_width: channels of an attention head.
         groups: of every group norm; divides every width.
         reference_size: height and width that photos are brought to.
-        one_step: everything is made in one step, from no noise.
+        one_step: everything is made in one step, from no noise, and `candidates` are chosen from.
     """
     return Configuration(
         name=name,
         summary=summary,
         unet={
             "in_channels": 2 * latent_channels + 1,
-            "out_channels": latent_channels,
+            "out_channels": latent_channels + (len(NAMES) if one_step else 0),
             "block_out_channels": unet_widths,
             "down_block_types": tuple("CrossAttnDownBlock3D" if a else "DownBlock3D" for a in attention),
             "up_block_types": tuple("CrossAttnUpBlock3D" if a else "UpBlock3D" for a in attention[::-1]),

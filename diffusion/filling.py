@@ -49,18 +49,12 @@ def pull_push(weighted: Tensor, weight: Tensor) -> Tensor:
     mean = weighted / weight.clamp_min(SURE)
     if max(height, width) == 1:
         return mean
-    # windows at the lower and right border are smaller, so sums, not means, are passed on; weights saturate at 1
-    halves = [
-        F.avg_pool2d(v, 2, ceil_mode=True, count_include_pad=False) * 4 if min(height, width) > 1 else _halved(v)
-        for v in (weighted, weight)
-    ]
-    total = halves[1].clamp_min(SURE)
-    coarse = pull_push(halves[0] / total * total.clamp_max(1), halves[1].clamp_max(1))
+    coarse = pull_push(_halved(weighted), _halved(weight))
     coarse = F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
     return weight * mean + (1 - weight) * coarse
 
 
 def _halved(values: Tensor) -> Tensor:
-    """An image one pixel high or wide at half the length, sums of pairs."""
-    kernel = (1, 2) if values.shape[-2] == 1 else (2, 1)
-    return F.avg_pool2d(values, kernel, ceil_mode=True, count_include_pad=False) * 2
+    """Means of 2 x 2 pixels; of fewer at the lower and right border, and in images one pixel high or wide."""
+    kernel = [min(2, side) for side in values.shape[-2:]]
+    return F.avg_pool2d(values, kernel, ceil_mode=True, count_include_pad=False)

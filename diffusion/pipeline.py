@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
+from diffusion.candidates import candidates, mixed
 from diffusion.conditioning import (
     clip_context,
     encode_mean,
@@ -57,7 +58,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
 
     Args:
         unet: the denoiser. Its input channels are the noisy latent's, the renderings' latent's and, where one more is
-            left over, the renderings' opacity.
+            left over, the renderings' opacity. Output channels beyond the latent's weigh `candidates`.
         vae: RGB-D autoencoder (4 image channels), or of RGB alone (3).
         resampler: makes context tokens of a photo's tokens.
         scheduler: the sampler; any with the interface of `RescaledDDIMScheduler`.
@@ -69,8 +70,8 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         fill_holes: holes of the renderings are filled from their surroundings first, see `filling`.
         residual: the network makes the change of the renderings' latent instead of the latent, and the decoded change
             is added to the renderings themselves: what needs no repair keeps all of its detail, whatever the VAE loses.
-        start_noise: standard deviation of the noise that sampling starts from. 0 = none: for weights that are trained to
-            make everything in one step, which noise could only disturb.
+        start_noise: standard deviation of the noise that sampling starts from. 0 = none: for weights that are trained
+            to make everything in one step, which noise could only disturb.
         default_steps, default_guidance_scale, default_guidance_rescale: what a call uses unless told otherwise.
     """
 
@@ -262,7 +263,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         if output_type == "latent":
             output = RepairOutput(rgb=latents, disparity=None)
         else:
-            decoded = self._decode(latents, rendered, frames, vae_chunk)
+            decoded = self._decode(latents, rendered, self._mixed(frames, denoiser.choice), vae_chunk)
             output = self._output(decoded, box, inputs.batched, output_type)
         self.maybe_free_model_hooks()
         return output
@@ -350,6 +351,10 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
                     latents = callback(self, index, int(timestep), {"latents": latents}).get("latents", latents)
                 bar.update()
         return latents
+
+    def _mixed(self, frames: Tensor, choice: Tensor | None) -> Tensor:
+        """What the decoded change is added to: the renderings, or the mean of `candidates` that the network chose."""
+        return frames if choice is None else mixed(candidates(frames.float()), choice)
 
     def _decode(self, latents: Tensor, rendered: Tensor, frames: Tensor, chunk: int) -> Tensor:
         """Frames [B, C, T, H, W], about [-1, 1], of the sampled latents; `rendered` are the latents of `frames`."""

@@ -35,6 +35,10 @@ class RepairBatch:
         """The same on another device."""
         return RepairBatch(**{name: value.to(device) for name, value in vars(self).items()})
 
+    def where(self, chosen: Tensor) -> RepairBatch:
+        """The clips that a mask [B] names."""
+        return RepairBatch(**{name: value[chosen] for name, value in vars(self).items()})
+
 
 def generator_of(*keys: Any) -> torch.Generator:
     """A generator that follows from the keys alone."""

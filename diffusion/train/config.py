@@ -91,7 +91,11 @@ class RepairConfig(RunConfig):
     """Sizes of the clips over the run."""
     last_share: float = 1.0
     """Share of the clips at the last timestep, where v-prediction is the direct regression of the clean latent, which
-    is all that a sampler of one step uses; the others are drawn evenly, for samplers of several. 0 = plain diffusion."""
+    is all that a sampler of one step uses; the others are drawn evenly, for samplers of several. 0 is plain diffusion.
+    """
+    latent_weight: float = 1.0
+    """Of v-prediction's error in the latent space; 0 where the network chooses between candidates, since its latent is
+    then only what they lack."""
     pixel_weight: float = 1.0
     """Of the error of decoded frames, at steps at the last timestep; 0 trains in the latent space alone."""
     pixel_frames: int = 4

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from diffusion.candidates import candidates, mixed
 from diffusion.conditioning import encode_mean, photo_tokens
 from diffusion.configurations import CONFIGURATIONS, make_pipeline
 from diffusion.errors import UserError
@@ -16,10 +17,14 @@ from diffusion.preprocess import latent_opacity
 from diffusion.schedulers import RescaledDDIMScheduler
 from diffusion.train.batches import RepairBatch
 from diffusion.train.config import RepairConfig
-from diffusion.train.losses import clean_estimate, draw_timesteps, reconstruction, relative_error
+from diffusion.train.losses import clean_estimate, draw_timesteps, relative_error, root_mean_square
 
 LATENT_FLOOR, PIXEL_FLOOR = 0.01, 0.02
 """Errors of latents (squared) and of frames in [-1, 1] below which a clip counts as right."""
+
+
+FIRST_CHOICE = 3.0
+"""Logit of the clip itself among the candidates before training: its share is then 0.8."""
 
 
 class RepairNetworks(nn.Module):
@@ -87,7 +92,9 @@ class RepairTask:
         last = timesteps == len(schedule) - 1
         noise = torch.where(last.reshape(-1, 1, 1, 1, 1), pipeline.config["start_noise"] * noise, noise)
         noisy = schedule.add_noise(wanted, noise, timesteps)
-        prediction = model(torch.cat([noisy, conditions], dim=1), timesteps, tokens)
+        prediction, choice = model(torch.cat([noisy, conditions], dim=1), timesteps, tokens).split(
+            [wanted.shape[1], pipeline.unet.config["out_channels"] - wanted.shape[1]], dim=1
+        )
         # a clip whose true depth is unknown has no true latent either: only its decoded colours teach
         whole = batch.depth_known.flatten(1).mean(1) > 0.5
         error = (prediction - schedule.get_velocity(wanted, noise, timesteps)).square().flatten(1).mean(1)
@@ -95,22 +102,30 @@ class RepairTask:
             error = relative_error(error, wanted.square().flatten(1).mean(1), LATENT_FLOOR)
         latent_error = (error * whole).mean()
         logs = {"latent": float(latent_error.detach())}
-        if not config.pixel_weight or not last.any():
-            # several processes wait for a gradient of every parameter
-            unused = sum(p.sum() for p in self.networks.decoding.parameters())
-            return latent_error + 0.0 * unused, logs
-        abar = schedule.alphas_cumprod.to(wanted.device)[timesteps].reshape(-1, 1, 1, 1, 1)
-        clean = clean_estimate(noisy, prediction, abar)
-        chosen = torch.randperm(wanted.shape[2], generator=generator)[: config.pixel_frames]
-        output = pipeline_frames(pipeline, clean[last][:, :, chosen], rendered[last], batch.rendered[last], chosen)
-        target, known = batch.target[last][:, :, chosen], batch.depth_known[last][:, :, chosen]
-        pixel_errors = reconstruction(output, target, known, config.depth_weight)
+        total = config.latent_weight * latent_error
+        if config.pixel_weight and last.any():
+            abar = schedule.alphas_cumprod.to(wanted.device)[timesteps].reshape(-1, 1, 1, 1, 1)
+            clean = clean_estimate(noisy, prediction, abar)
+            pixel_error = self._pixel_error(clean[last], choice[last], rendered[last], batch.where(last), generator)
+            logs["pixel"] = float(pixel_error.detach())
+            return total + config.pixel_weight * pixel_error, logs
+        # several processes wait for a gradient of every parameter
+        unused = choice.sum() + sum(p.sum() for p in self.networks.decoding.parameters())
+        return total + 0.0 * unused, logs
+
+    def _pixel_error(
+        self, clean: Tensor, choice: Tensor, rendered: Tensor, batch: RepairBatch, generator: torch.Generator
+    ) -> Tensor:
+        """Error of some decoded frames."""
+        config, pipeline = self.config, self.pipeline
+        chosen = torch.randperm(clean.shape[2], generator=generator)[: config.pixel_frames]
+        output = pipeline_frames(pipeline, clean, choice, rendered, batch.rendered, chosen)
+        target, known = batch.target[:, :, chosen], batch.depth_known[:, :, chosen]
+        errors = root_mean_square(output, target, known, config.depth_weight)
         if config.relative:
-            before = reconstruction(batch.rendered[last][:, :, chosen], target, known, config.depth_weight)
-            pixel_errors = relative_error(pixel_errors, before, PIXEL_FLOOR)
-        pixel_error = pixel_errors.mean()
-        logs["pixel"] = float(pixel_error.detach())
-        return latent_error + config.pixel_weight * pixel_error, logs
+            before = root_mean_square(batch.rendered[:, :, chosen], target, known, config.depth_weight)
+            errors = relative_error(errors, before, PIXEL_FLOOR)
+        return errors.mean()
 
     @torch.no_grad()
     def _prepare(self, batch: RepairBatch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -141,14 +156,24 @@ class RepairTask:
 
 
 def pipeline_frames(
-    pipeline: RGBDVideoRepairPipeline, clean: Tensor, rendered: Tensor, frames: Tensor, chosen: Tensor
+    pipeline: RGBDVideoRepairPipeline, clean: Tensor, choice: Tensor, rendered: Tensor, frames: Tensor, chosen: Tensor
 ) -> Tensor:
-    """Frames that the pipeline would give for the sampled latents `clean` [B, c, n, h, w] of the `chosen` [n] frames of
-    clips with latents `rendered` and pixels `frames`; [B, C, n, H, W] in about [-1, 1]."""
-    rendered, frames = rendered[:, :, chosen], frames[:, : pipeline.vae.config["in_channels"], chosen]
+    """Frames that the pipeline would give, [B, C, n, H, W] in about [-1, 1].
+
+    Args:
+        clean: [B, c, T, h, w] the sampled latents.
+        choice: [B, K, T, h, w] the network's choice of `candidates`; K may be 0.
+        rendered, frames: latents and pixels of the renderings.
+        chosen: [n] numbers of the frames that are wanted.
+    """
+    frames = frames[:, : pipeline.vae.config["in_channels"]]
+    clean, rendered = clean[:, :, chosen], rendered[:, :, chosen]
     if not pipeline.config["residual"]:
         return decode_clip(pipeline.vae, clean, chunk=8)
-    return frames + decode_clip(pipeline.vae, rendered + clean, chunk=8) - decode_clip(pipeline.vae, rendered, chunk=8)
+    base = frames[:, :, chosen]
+    if choice.shape[1]:
+        base = mixed(candidates(frames)[:, :, :, chosen], choice[:, :, chosen])
+    return base + decode_clip(pipeline.vae, rendered + clean, chunk=8) - decode_clip(pipeline.vae, rendered, chunk=8)
 
 
 def _start_at_zero(pipeline: RGBDVideoRepairPipeline) -> None:
@@ -156,6 +181,10 @@ def _start_at_zero(pipeline: RGBDVideoRepairPipeline) -> None:
     if pipeline.config["residual"]:
         for parameter in pipeline.unet.conv_out.parameters():
             nn.init.zeros_(parameter)
+        extra = pipeline.unet.config["out_channels"] - pipeline.vae.config["latent_channels"]
+        if extra:
+            with torch.no_grad():
+                pipeline.unet.conv_out.get_parameter("bias")[-extra] = FIRST_CHOICE
 
 
 def _exchange_vae(pipeline: RGBDVideoRepairPipeline, config: RepairConfig) -> None:
