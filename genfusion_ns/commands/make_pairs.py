@@ -36,11 +36,14 @@ class MakePairs:
     """Number of the first scene: gives more scenes to an older set, or parts of one set to several machines."""
     variants: int = 2
     """How many ways of hiding most of each scene, masked and sparse by turns."""
+    named: tuple[str, ...] = ()
+    """These ways instead of random ones, such as corner, moving, window10, polygon25, sparse3: for evaluation."""
     families: tuple[str, ...] = ()
     """Families of procedural scenes by turns; none named = all."""
     captures: tuple[Path, ...] = ()
-    """Folders of real captures in Nerfstudio's format without lens distortion; each sixth scene is a path through
-    one."""
+    """Folders of real captures in Nerfstudio's format; each sixth scene is a path through one."""
+    only_captures: bool = False
+    """All scenes are paths through captures: for evaluation on real photos."""
     size: tuple[int, int] = (160, 96)
     """Width and height of the clips in pixels; multiples of 32 suit the video model."""
     frames: int = 32
@@ -70,7 +73,8 @@ def run(args: MakePairs) -> None:
         UserError: numbers that make no clips, an unknown family or capture; a full disk; units that failed.
     """
     recipe = check(args)
-    units = plan_units(recipe, args.scenes, args.variants, args.captures, args.families, args.first_scene)
+    chosen = (args.captures, args.families, args.first_scene, args.named, args.only_captures)
+    units = plan_units(recipe, args.scenes, args.variants, *chosen)
     console = Console()
     try:
         failed = follow(units, run_units(units, recipe, args.output, args.processes, args.engine), console)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ from genfusion_ns.errors import UserError
 from genfusion_ns.geometry import positions
 
 SUPERSAMPLE = 3
+
+PINHOLES = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")
+"""Camera models whose distortion, if any, is OpenCV's k1, k2, p1, p2, k3."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ def capture_footage(folder: Path, seed: int, frames: int, width: int, height: in
     capture allows; `seed` also chooses where a photo of other proportions is cut.
 
     Raises:
-        UserError: no transforms.json, no intrinsics, lens distortion, too few or unreadable photos.
+        UserError: no transforms.json, no intrinsics, a lens that is no pinhole with distortion, too few or unreadable
+            photos.
     """
     meta = _read_transforms(folder)
     rng = np.random.default_rng([seed, 0x6361])
@@ -75,7 +80,11 @@ def capture_footage(folder: Path, seed: int, frames: int, width: int, height: in
     path = neighbour_path(cameras, frames, rng)
     corner = rng.random(2)
     photos, cut = zip(
-        *(_fitted(folder / listed[i]["file_path"], cameras[i], width, height, corner) for i in path), strict=True
+        *(
+            _fitted(folder / listed[i]["file_path"], cameras[i], bend(meta, listed[i]), width, height, corner)
+            for i in path
+        ),
+        strict=True,
     )
     unit, _ = within_unit(cut)
     return Footage(unit, np.stack(photos), None, [Path(listed[i]["file_path"]).name for i in path])
@@ -126,9 +135,9 @@ def _read_transforms(folder: Path) -> dict[str, Any]:
             f"{path} is no Nerfstudio scene ({type(error).__name__}: {error}). Give a folder made by genfusion-prepare "
             "or ns-process-data."
         ) from error
-    bent = {key: meta[key] for key in ("k1", "k2", "k3", "k4", "p1", "p2") if meta.get(key)}
-    if bent:
-        raise UserError(f"{path} has lens distortion {bent}; expected undistorted photos. Run genfusion-prepare on it.")
+    model = meta.get("camera_model", "OPENCV")
+    if model not in PINHOLES:
+        raise UserError(f"{path} has the camera model {model}; expected one of {', '.join(PINHOLES)}.")
     return meta
 
 
@@ -146,16 +155,35 @@ def _camera(folder: Path, meta: dict[str, Any], frame: dict[str, Any]) -> Camera
     return Camera(invert_rigid(c2w), K, int(w), int(h))
 
 
+def bend(meta: dict[str, Any], frame: dict[str, Any]) -> NDArray[np.float64]:
+    """OpenCV's k1, k2, p1, p2, k3 of a frame of transforms.json, 0 where not given."""
+    return np.array([float(frame.get(key) or meta.get(key) or 0.0) for key in ("k1", "k2", "p1", "p2", "k3")])
+
+
 def _fitted(
-    path: Path, camera: Camera, width: int, height: int, corner: NDArray[np.floating]
+    path: Path,
+    camera: Camera,
+    distortion: NDArray[np.float64],
+    width: int,
+    height: int,
+    corner: NDArray[np.floating],
 ) -> tuple[NDArray[np.uint8], Camera]:
     """A photo and its camera, shrunk to cover width x height, then cut at `corner` (shares of the slack)."""
     check = check_photo(path, (camera.width, camera.height))
     if check.fault is not None:
         raise UserError(f"{path}: {check.found}. Mend the photo, or take its frame out of transforms.json.")
+    with Image.open(path) as image:
+        photo = image.convert("RGB")
+    if distortion.any():
+        # Nerfstudio's way: the largest rectangle that the straightened photo fills
+        K, whole = camera.K.numpy(), (camera.width, camera.height)
+        straight, (x, y, w, h) = cv2.getOptimalNewCameraMatrix(K, distortion, whole, 0)
+        photo = Image.fromarray(cv2.undistort(np.asarray(photo), K, distortion, None, straight)).crop(
+            (x, y, x + w, y + h)
+        )
+        camera = replace(camera, K=torch.from_numpy(straight)).window(x, y, w, h)
     scale = max(width / camera.width, height / camera.height)
     size = max(width, round(camera.width * scale)), max(height, round(camera.height * scale))
-    with Image.open(path) as image:
-        small = image.convert("RGB").resize(size, Image.Resampling.BOX if scale < 0.5 else Image.Resampling.LANCZOS)
+    small = photo.resize(size, Image.Resampling.BOX if scale < 0.5 else Image.Resampling.LANCZOS)
     x, y = (int(slack * share) for slack, share in zip((size[0] - width, size[1] - height), corner, strict=True))
     return np.asarray(small)[y : y + height, x : x + width].copy(), camera.resized(*size).window(x, y, width, height)

@@ -10,7 +10,7 @@ import numpy as np
 from genfusion_ns.data.procedural.families import scene_names
 from genfusion_ns.errors import UserError
 from genfusion_ns.pairs.make import Recipe, Unit
-from genfusion_ns.pairs.variants import draw_variants
+from genfusion_ns.pairs.variants import draw_variants, named_variant
 from genfusion_ns.seeding import seed_of
 
 VALIDATION_SEEDS = 1_000_000
@@ -31,6 +31,8 @@ def plan_units(
     captures: Sequence[Path] = (),
     families: Sequence[str] = (),
     first: int = 0,
+    named: Sequence[str] = (),
+    only_captures: bool = False,
 ) -> list[Unit]:
     """`scenes` scenes with `variants` variants each, masked and sparse ones by turns; where there are captures, every
     sixth scene is a path through one of them.
@@ -38,6 +40,8 @@ def plan_units(
     Args:
         families: which families to choose from; empty = all.
         first: number of the first scene, to go on where an earlier plan ended.
+        named: these variants of every scene, instead of random ones.
+        only_captures: all scenes are paths through the captures.
 
     Raises:
         UserError: an unknown family, or numbers beyond the seeds that a split has.
@@ -50,15 +54,16 @@ def plan_units(
     units: list[Unit] = []
     for number in range(first, first + scenes):
         capture = ""
-        if captures and number % _CAPTURE_EVERY == _CAPTURE_EVERY - 1:
+        if captures and (only_captures or number % _CAPTURE_EVERY == _CAPTURE_EVERY - 1):
             family = "capture"
-            capture = str(captures[number // _CAPTURE_EVERY % len(captures)])
+            capture = str(captures[number // (1 if only_captures else _CAPTURE_EVERY) % len(captures)])
         else:
             # captures take no family's turn
             family = _family(number - number // _CAPTURE_EVERY if captures else number, families)
         seed = offset + recipe.seed * _SEED_STEP + number
-        scene = f"{capture or family}-{seed}"
-        for variant in draw_variants(scene, recipe.seed, variants):
+        scene = f"{Path(capture).name or family}-{seed}"  # the same wherever a capture's folder lies
+        drawn = [named_variant(name, seed_of(scene, name)) for name in named]
+        for variant in drawn or draw_variants(scene, recipe.seed, variants):
             units.append(Unit(family, seed, variant, _steps(scene, variant.name), capture))
     return units
 

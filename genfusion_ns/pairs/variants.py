@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 
+from genfusion_ns.errors import UserError
 from genfusion_ns.pairs import masks
 from genfusion_ns.seeding import seed_of
 
@@ -88,6 +90,26 @@ def draw_variants(scene: str, seed: int, count: int) -> list[Variant]:
         if variant.name not in {other.name for other in chosen}:
             chosen.append(variant)
     return chosen
+
+
+def named_variant(name: str, seed: int) -> Variant:
+    """A variant by its name, such as corner, moving, window10, polygon25 or sparse3; `seed` says where it lies.
+
+    Raises:
+        UserError: there is no such variant.
+    """
+    match = re.fullmatch(r"(corner|moving|window|polygon|sparse)(\d*)", name)
+    if match is None or (match[1] in ("corner", "moving")) != (match[2] == ""):
+        raise UserError(
+            f"There is no variant '{name}'; expected corner, moving, or window, polygon (with a percentage) or sparse "
+            "(with a number of photos), such as window10 or sparse3."
+        )
+    kind, number = match[1], int(match[2] or 25)
+    if not 1 <= number <= 100:
+        raise UserError(f"Found variant '{name}'; expected a number from 1 to 100.")
+    if kind == "sparse":
+        return Variant(name, "sparse", seed, views=number)
+    return Variant(name, cast(Kind, kind), seed, share=number / 100)
 
 
 def _masked(rng: np.random.Generator) -> Variant:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -86,6 +87,28 @@ def test_captured_photos_are_what_their_cameras_see(capture, size):
         assert error.mean() < 0.5 * shifted.mean()
 
 
+def test_bent_photos_are_straightened(capture, tmp_path):
+    meta = json.loads((capture / "transforms.json").read_text())
+    bend = np.array([0.25, 0.0, 0.0, 0.0, 0.0])
+    K = np.array([[meta["fl_x"], 0, meta["cx"]], [0, meta["fl_y"], meta["cy"]], [0, 0, 1]])
+    # where a bent pixel shows what a straight one shows: a distorted photo made by hand
+    grid = np.stack(np.meshgrid(np.arange(64.0), np.arange(48.0)), -1).reshape(-1, 1, 2)
+    straight = cv2.undistortPoints(grid, K, bend, P=K).reshape(48, 64, 2).astype(np.float32)
+    (tmp_path / "images").mkdir()
+    for frame in meta["frames"]:
+        photo = np.asarray(Image.open(capture / frame["file_path"]))
+        bent = cv2.remap(photo, straight[..., 0], straight[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        Image.fromarray(bent).save(tmp_path / frame["file_path"])
+    (tmp_path / "transforms.json").write_text(json.dumps({**meta, "k1": 0.25}))
+    footage = capture_footage(tmp_path, 3, 4, 32, 16)
+    ignored = capture_footage(capture, 3, 4, 32, 16)
+    studio, originals = Studio(demo_scene(2)), demo_path(8, 64, 48, 2)
+    for photo, wrong, camera, name in zip(footage.rgb, ignored.rgb, footage.cameras, footage.names, strict=True):
+        again = studio.photo(Camera(originals[int(name[6:11]) - 1].w2c, camera.K, 32, 16), 3).rgb
+        error, other = (np.abs(image.astype(float) - again).mean() for image in (photo, wrong))
+        assert error < 12 and error < other
+
+
 def test_captures_follow_from_their_seed(capture):
     first, again, other = (capture_footage(capture, seed, 5, 32, 16) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first.rgb, again.rgb)
@@ -105,8 +128,8 @@ def test_unusable_captures_are_told(capture, tmp_path):
         (folder / "transforms.json").write_text(json.dumps({**meta, **changes}))
         return folder
 
-    with pytest.raises(UserError, match="distortion"):
-        capture_footage(written("bent", k1=0.1), 0, 2, 32, 16)
+    with pytest.raises(UserError, match="OPENCV_FISHEYE"):
+        capture_footage(written("fish", camera_model="OPENCV_FISHEYE"), 0, 2, 32, 16)
     with pytest.raises(UserError, match="fl_x"):
         capture_footage(written("blind", fl_x=None), 0, 2, 32, 16)
     with pytest.raises(UserError, match="no such file"):
