@@ -26,6 +26,12 @@ def candidates(frames: Tensor) -> Tensor:
     return torch.stack([frames, soft, softer, _mean(frames, 3), _mean(frames, 7), _mean(softer, 7)], dim=1)
 
 
+def mean_of_neighbours(frames: Tensor) -> Tensor:
+    """The candidate whose change from the clip a one-step sampler starts from: it shows where frames contradict each
+    other. [B, C, T, H, W] -> the same."""
+    return _mean(frames, 7)
+
+
 def mixed(guesses: Tensor, logits: Tensor) -> Tensor:
     """The guesses' mean, weighted by the softmax of `logits`.
 

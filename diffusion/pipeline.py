@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
-from diffusion.candidates import candidates, mixed
+from diffusion.candidates import candidates, mean_of_neighbours, mixed
 from diffusion.conditioning import (
     clip_context,
     encode_mean,
@@ -155,6 +155,11 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         latent = self.vae.config["latent_channels"]
         return self.unet.config["in_channels"] == 2 * latent + 1
 
+    @property
+    def chooses(self) -> bool:
+        """Whether the UNet has output channels that weigh `candidates`."""
+        return self.unet.config["out_channels"] > self.vae.config["latent_channels"]
+
     def compile(self, **kwargs: Any) -> None:
         """`torch.compile` the UNet and both halves of the VAE in place; saving still works. Takes its arguments."""
         for module in (self.unet, self.vae.encoder, self.vae.decoder):
@@ -244,6 +249,8 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         opacity = latent_opacity(opacity, self.vae_factor)
         rendered = self._encode(frames, generator, posterior_noise, vae_chunk)
         noise = self._noise(frames, generator, latents, "latents") * self.config["start_noise"]
+        if self.chooses:
+            noise = noise + self._encode(mean_of_neighbours(frames), generator, None, vae_chunk) - rendered
         context, null_context = self._contexts(inputs, guidance)
         self._park_vae()
         denoiser = Denoiser(

@@ -21,7 +21,7 @@ from diffusion.models.vae import spatial_factor
 from diffusion.pipeline import RGBDVideoRepairPipeline
 from diffusion.train.config import RepairConfig, VaeConfig, check_config
 from diffusion.train.repair_task import RepairTask
-from diffusion.train.trainer import StepBatches, find_pairs, train
+from diffusion.train.trainer import StepBatches, find_pairs, train, without_easy
 from diffusion.train.vae_task import VaeTask, fit_patches, latent_scale
 from diffusion.train.validate import averaged, spread, validate_repair, validate_vae
 
@@ -75,7 +75,7 @@ def train_denoiser(config: RepairConfig, stop_after: int | None = None) -> Path:
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     check_config(config, config.stages, pipeline.size_multiple)
     photo_size, fills = tuple(pipeline.config["reference_size"]), pipeline.config["fill_holes"]
-    refs = find_pairs(config.pairs)
+    refs = without_easy(find_pairs(config.pairs), config.most_psnr)
     batches = StepBatches(refs, config.stages, photo_size, fills, config.seed, augmented=config.augment)
     held_out = spread(find_pairs(config.val_pairs), config.validation_clips) if config.val_pairs else []
 

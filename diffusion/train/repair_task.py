@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from diffusion.candidates import candidates, mixed
+from diffusion.candidates import candidates, mean_of_neighbours, mixed
 from diffusion.conditioning import encode_mean, photo_tokens
 from diffusion.configurations import CONFIGURATIONS, make_pipeline
 from diffusion.errors import UserError
@@ -19,7 +19,7 @@ from diffusion.train.batches import RepairBatch
 from diffusion.train.config import RepairConfig
 from diffusion.train.losses import clean_estimate, draw_timesteps, relative_error, root_mean_square
 
-LATENT_FLOOR, PIXEL_FLOOR = 0.01, 0.02
+LATENT_FLOOR, PIXEL_FLOOR = 0.01, 0.1
 """Errors of latents (squared) and of frames in [-1, 1] below which a clip counts as right."""
 
 
@@ -90,7 +90,7 @@ class RepairTask:
         timesteps = draw_timesteps(len(wanted), len(schedule), config.last_share, generator).to(wanted.device)
         noise = torch.randn(wanted.shape, generator=generator).to(wanted)
         last = timesteps == len(schedule) - 1
-        noise = torch.where(last.reshape(-1, 1, 1, 1, 1), pipeline.config["start_noise"] * noise, noise)
+        noise = torch.where(last.reshape(-1, 1, 1, 1, 1), self._start(batch, rendered, noise), noise)
         noisy = schedule.add_noise(wanted, noise, timesteps)
         prediction, choice = model(torch.cat([noisy, conditions], dim=1), timesteps, tokens).split(
             [wanted.shape[1], pipeline.unet.config["out_channels"] - wanted.shape[1]], dim=1
@@ -141,6 +141,16 @@ class RepairTask:
         dropped = torch.rand(len(wanted), generator=generator) < self.config.condition_dropout
         photos = torch.where(dropped.reshape(-1, 1, 1, 1).to(batch.photos.device), 0.0, batch.photos)
         return rendered, wanted, conditions, self._tokens(photos)
+
+    @torch.no_grad()
+    def _start(self, batch: RepairBatch, rendered: Tensor, noise: Tensor) -> Tensor:
+        """What the pipeline's sampler starts from, given noise [B, c, T, h, w]."""
+        pipeline = self.pipeline
+        start = pipeline.config["start_noise"] * noise
+        if not pipeline.chooses:
+            return start
+        frames = mean_of_neighbours(batch.rendered[:, : pipeline.vae.config["in_channels"]])
+        return start + encode_mean(pipeline.vae, frames, chunk=8).float() - rendered
 
     def _tokens(self, photos: Tensor) -> Tensor:
         """What the resampler is given of photos [B, 3, h, w]."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard.writer import SummaryWriter
@@ -75,6 +75,26 @@ def find_pairs(folder: Path) -> list[ClipRef]:
     if not refs:
         raise UserError(f"there are no pairs in {folder}; make some with genfusion-make-pairs --output {folder}")
     return refs
+
+
+def without_easy(refs: list[ClipRef], most_psnr: float) -> list[ClipRef]:
+    """The pairs whose rendering is not nearer to the truth than `most_psnr` dB; broken ones stay, to be named later."""
+
+    def is_hard(ref: ClipRef) -> bool:
+        try:
+            pair = load_pair(ref)
+        except ShardError:
+            return True
+        error = (pair.render_rgb.float() - pair.target_rgb.float()).square().mean() / 255**2
+        return float(-10 * torch.log10(error.clamp_min(1e-10))) <= most_psnr
+
+    if most_psnr >= 100:
+        return refs
+    kept = [ref for ref in track(refs, "looking for pairs with something to repair", transient=True) if is_hard(ref)]
+    log.info("%d of %d pairs are worth repairing", len(kept), len(refs))
+    if not kept:
+        raise UserError(f"all pairs are rendered at more than {most_psnr} dB; raise most-psnr, or make harder pairs")
+    return kept
 
 
 def train(
