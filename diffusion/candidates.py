@@ -55,5 +55,7 @@ def _blurred(frames: Tensor, sigma: float) -> Tensor:
 
 
 def _mean(frames: Tensor, length: int) -> Tensor:
-    pad = length // 2
-    return F.avg_pool3d(frames, (length, 1, 1), stride=1, padding=(pad, 0, 0), count_include_pad=False)
+    # the pooling of volumes refuses clips shorter than its window; the one of images does not
+    images = frames.flatten(3)
+    means = F.avg_pool2d(images, (length, 1), stride=1, padding=(length // 2, 0), count_include_pad=False)
+    return means.unflatten(3, frames.shape[3:])

@@ -1,0 +1,47 @@
+"""The simple guesses between which the network chooses, against sums by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from diffusion.candidates import NAMES, candidates, mean_of_neighbours, mixed
+
+
+def clip(length: int = 9) -> torch.Tensor:
+    return torch.rand(1, 4, length, 24, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 9])
+def test_guesses_are_means_over_space_and_time(length: int) -> None:
+    frames = clip(length)
+    guesses = candidates(frames)
+    assert guesses.shape == (1, len(NAMES), *frames.shape[1:])
+    assert torch.equal(guesses[:, 0], frames)
+    blurred = gaussian_filter(frames[0, 1, 0].numpy(), 2.5, mode="nearest", truncate=3.2)
+    assert np.allclose(guesses[0, 2, 1, 0], blurred, atol=1e-4)
+    for t in range(length):
+        around = frames[:, :, max(0, t - 3) : t + 4].mean(2)
+        assert torch.allclose(guesses[:, 4, :, t], around, atol=1e-6)
+        assert torch.allclose(mean_of_neighbours(frames)[:, :, t], around, atol=1e-6)
+        assert torch.allclose(guesses[:, 3, :, t], frames[:, :, max(0, t - 1) : t + 2].mean(2), atol=1e-6)
+
+
+def test_a_sure_choice_gives_that_guess_and_an_even_one_the_mean() -> None:
+    guesses = candidates(clip(3))
+    logits = torch.zeros(1, len(NAMES), 3, 6, 8)
+    assert torch.allclose(mixed(guesses, logits), guesses.mean(1), atol=1e-6)
+    logits[:, 4] = 60.0
+    assert torch.allclose(mixed(guesses, logits), guesses[:, 4], atol=1e-6)
+
+
+def test_choices_differ_from_place_to_place() -> None:
+    guesses = candidates(clip(3))
+    logits = torch.zeros(1, len(NAMES), 3, 6, 8)
+    logits[:, 0, :, :, :4] = 60.0
+    logits[:, 2, :, :, 4:] = 60.0
+    found = mixed(guesses, logits)
+    assert torch.allclose(found[..., :12], guesses[:, 0][..., :12], atol=1e-5)
+    assert torch.allclose(found[..., 20:], guesses[:, 2][..., 20:], atol=1e-5)
