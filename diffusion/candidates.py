@@ -1,8 +1,7 @@
-"""Simple guesses at a better clip, between which the network chooses pixel by pixel: pure functions.
+"""Simple guesses at a better clip, between which `Chooser` chooses place by place: pure functions.
 
-A network of a few million weights takes long to learn even to average frames, since what it passes on goes through
-normalisations. So it is handed the averages, and learns where each of them is right (as in kernel-predicting denoisers:
-Bako et al. 2017); what none of them shows it still draws itself.
+The denoiser takes long to learn even to average frames. So the averages are made for it, and a small network learns
+where each of them is right (as in kernel-predicting denoisers: Bako et al. 2017); the denoiser draws what none shows.
 """
 
 from __future__ import annotations
@@ -26,12 +25,6 @@ def candidates(frames: Tensor) -> Tensor:
     return torch.stack([frames, soft, softer, _mean(frames, 3), _mean(frames, 7), _mean(softer, 7)], dim=1)
 
 
-def mean_of_neighbours(frames: Tensor) -> Tensor:
-    """The candidate whose change from the clip a one-step sampler starts from: it shows where frames contradict each
-    other. [B, C, T, H, W] -> the same."""
-    return _mean(frames, 7)
-
-
 def mixed(guesses: Tensor, logits: Tensor) -> Tensor:
     """The guesses' mean, weighted by the softmax of `logits`.
 
@@ -47,6 +40,39 @@ def mixed(guesses: Tensor, logits: Tensor) -> Tensor:
     fine = F.interpolate(flat, size=guesses.shape[-2:], mode="bilinear", align_corners=False)
     weights = fine.softmax(dim=1).unflatten(0, (batch, length)).transpose(1, 2)
     return (guesses * weights[:, :, None]).sum(dim=1)
+
+
+def disagreement_features(guesses: Tensor, opacity: Tensor, patch: int) -> Tensor:
+    """How far the guesses lie from the clip, as logarithms of about unit scale.
+
+    Args:
+        guesses: [B, K, C, T, H, W] of `candidates`; the first is the clip.
+        opacity: [B, 1, T, H, W] in [0, 1].
+        patch: side of a place in pixels.
+
+    Returns:
+        [B, 5 (K - 1) + 3, T, H / patch, W / patch]: the mean absolute difference in colour of every other guess at the
+        place, in its surroundings (9 places wide), in its clip and in its frame, and in disparity at the place (0 if
+        there is none); and how transparent place, surroundings and clip are.
+    """
+    off = (guesses[:, 1:] - guesses[:, :1]).abs()
+    colour, depth = off[:, :, :3].mean(2), off[:, :, 3:].sum(2)
+    here, depth_here = _places(colour, patch), _places(depth, patch)
+    clear = 1 - _places(opacity, patch)
+    frame = here.mean((3, 4), keepdim=True).expand_as(here)
+    clip = here.mean((2, 3, 4), keepdim=True).expand_as(here)
+    whole = clear.mean((2, 3, 4), keepdim=True).expand_as(clear)
+    maps = [here, _surroundings(here), clip, frame, depth_here, clear, _surroundings(clear), whole]
+    return torch.cat([0.5 * (values + 1e-3).log() + 1.5 for values in maps], dim=1)
+
+
+def _places(values: Tensor, patch: int) -> Tensor:
+    return F.avg_pool3d(values, (1, patch, patch))
+
+
+def _surroundings(values: Tensor) -> Tensor:
+    means = F.avg_pool2d(values.flatten(1, 2), 9, stride=1, padding=4, count_include_pad=False)
+    return means.unflatten(1, values.shape[1:3])
 
 
 def _blurred(frames: Tensor, sigma: float) -> Tensor:

@@ -10,8 +10,8 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import nn
 from transformers import CLIPVisionModel
 
-from diffusion.candidates import NAMES
 from diffusion.errors import UserError
+from diffusion.models.chooser import Chooser
 from diffusion.models.image_encoder import open_clip_vision_config
 from diffusion.models.patch_autoencoder import PatchAutoencoder
 from diffusion.models.resampler import Resampler
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 class Configuration:
     """Arguments of the networks' and the pipeline's constructors; what is left out takes their (official) defaults.
 
-    `image_encoder` None = no CLIP tower. `few_step` = the sampler is the few-step solver, not DDIM. `scheduler` holds
-    arguments of that sampler. `settings` are the pipeline's plain arguments.
+    `image_encoder` None = no CLIP tower, `chooser` None = no choice between candidates. `few_step` = the sampler is the
+    few-step solver, not DDIM. `scheduler` holds arguments of that sampler. `settings` are the pipeline's plain
+    arguments.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Configuration:
     vae: dict[str, Any] = field(default_factory=dict)
     resampler: dict[str, Any] = field(default_factory=dict)
     image_encoder: dict[str, Any] | None = None
+    chooser: dict[str, Any] | None = None
     few_step: bool = True
     scheduler: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -74,14 +76,14 @@ def lite(
         head_width: channels of an attention head.
         groups: of every group norm; divides every width.
         reference_size: height and width that photos are brought to.
-        one_step: everything is made in one step, from no noise, and `candidates` are chosen from.
+        one_step: everything is made in one step, from no noise, and a `Chooser` chooses what it is added to.
     """
     return Configuration(
         name=name,
         summary=summary,
         unet={
             "in_channels": 2 * latent_channels + 1,
-            "out_channels": latent_channels + (len(NAMES) if one_step else 0),
+            "out_channels": latent_channels,
             "block_out_channels": unet_widths,
             "down_block_types": tuple("CrossAttnDownBlock3D" if a else "DownBlock3D" for a in attention),
             "up_block_types": tuple("CrossAttnUpBlock3D" if a else "UpBlock3D" for a in attention[::-1]),
@@ -110,6 +112,7 @@ def lite(
             "heads": context_width // head_width,
             "num_queries": queries,
         },
+        chooser={"patch_size": 4} if one_step else None,
         # The dynamic rescale belongs to the official weights; ours are trained without it.
         scheduler={"rescale_base": 1.0},
         settings={
@@ -180,6 +183,8 @@ def make_modules(configuration: Configuration) -> dict[str, nn.Module]:
     }
     if configuration.image_encoder is not None:
         modules["image_encoder"] = CLIPVisionModel(open_clip_vision_config(**configuration.image_encoder))
+    if configuration.chooser is not None:
+        modules["chooser"] = Chooser(**configuration.chooser)
     return modules
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
-from diffusion.candidates import candidates, mean_of_neighbours, mixed
+from diffusion.compose import chosen_base, compose_frames
 from diffusion.conditioning import (
     clip_context,
     encode_mean,
@@ -30,9 +30,10 @@ from diffusion.errors import UserError
 from diffusion.filling import fill_clip
 from diffusion.inputs import RepairInputs, check_inputs, check_numbers, check_shape, network_clips
 from diffusion.locate import check_folder, loading_errors_in_one_line, locate_weights
+from diffusion.models.chooser import Chooser
 from diffusion.models.resampler import Resampler
 from diffusion.models.unet import RGBDVideoUNet
-from diffusion.models.vae import Autoencoder, decode_clip, encode_clip, spatial_factor
+from diffusion.models.vae import Autoencoder, encode_clip, spatial_factor
 from diffusion.postprocess import split_frames
 from diffusion.preprocess import Letterbox, latent_opacity, letterbox
 from diffusion.sampling import Denoiser, Guidance, RenderStart
@@ -63,6 +64,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         resampler: makes context tokens of a photo's tokens.
         scheduler: the sampler; any with the interface of `RescaledDDIMScheduler`.
         image_encoder: CLIP vision tower for the photos; None = the photos' own VAE latents are the tokens.
+        chooser: for a residual model, chooses what its change is added to from `candidates`; None = the renderings.
         sample_posterior: whether renderings are encoded by a sample of the VAE's posterior (official) or its mean.
         disparity_rule: "minmax" (official) or "percentile", see `preprocess`.
         reference_size: height and width that photos are brought to where there is no image encoder.
@@ -75,8 +77,8 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         default_steps, default_guidance_scale, default_guidance_rescale: what a call uses unless told otherwise.
     """
 
-    model_cpu_offload_seq = "image_encoder->resampler->unet->vae"
-    _optional_components = ["image_encoder"]
+    model_cpu_offload_seq = "image_encoder->resampler->unet->chooser->vae"
+    _optional_components = ["image_encoder", "chooser"]
     _callback_tensor_inputs = ["latents"]
 
     unet: RGBDVideoUNet
@@ -84,6 +86,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
     resampler: Resampler
     scheduler: RescaledDDIMScheduler | RescaledDPMSolverScheduler
     image_encoder: CLIPVisionModel | None
+    chooser: Chooser | None
 
     def __init__(
         self,
@@ -92,6 +95,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         resampler: Resampler,
         scheduler: RescaledDDIMScheduler | RescaledDPMSolverScheduler,
         image_encoder: CLIPVisionModel | None = None,
+        chooser: Chooser | None = None,
         sample_posterior: bool = True,
         disparity_rule: str = "minmax",
         reference_size: list[int] | tuple[int, ...] = (192, 320),
@@ -104,7 +108,8 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         default_guidance_rescale: float = 0.7,
     ) -> None:
         super().__init__()
-        self.register_modules(unet=unet, vae=vae, resampler=resampler, scheduler=scheduler, image_encoder=image_encoder)
+        self.register_modules(unet=unet, vae=vae, resampler=resampler, scheduler=scheduler)
+        self.register_modules(image_encoder=image_encoder, chooser=chooser)
         self.register_to_config(
             sample_posterior=sample_posterior,
             disparity_rule=disparity_rule,
@@ -154,11 +159,6 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         """Whether the UNet has an input channel for the renderings' opacity."""
         latent = self.vae.config["latent_channels"]
         return self.unet.config["in_channels"] == 2 * latent + 1
-
-    @property
-    def chooses(self) -> bool:
-        """Whether the UNet has output channels that weigh `candidates`."""
-        return self.unet.config["out_channels"] > self.vae.config["latent_channels"]
 
     def compile(self, **kwargs: Any) -> None:
         """`torch.compile` the UNet and both halves of the VAE in place; saving still works. Takes its arguments."""
@@ -246,11 +246,9 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         frames, opacity = (box.pad(clip) for clip in network_clips(inputs, rule, has_depth))
         if self.config["fill_holes"]:
             frames = fill_clip(frames, opacity)
-        opacity = latent_opacity(opacity, self.vae_factor)
+        full_opacity, opacity = opacity, latent_opacity(opacity, self.vae_factor)
         rendered = self._encode(frames, generator, posterior_noise, vae_chunk)
         noise = self._noise(frames, generator, latents, "latents") * self.config["start_noise"]
-        if self.chooses:
-            noise = noise + self._encode(mean_of_neighbours(frames), generator, None, vae_chunk) - rendered
         context, null_context = self._contexts(inputs, guidance)
         self._park_vae()
         denoiser = Denoiser(
@@ -270,7 +268,9 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         if output_type == "latent":
             output = RepairOutput(rgb=latents, disparity=None)
         else:
-            decoded = self._decode(latents, rendered, self._mixed(frames, denoiser.choice), vae_chunk)
+            residual = self.config["residual"]
+            base = chosen_base(self.chooser, frames, full_opacity) if residual else None
+            decoded = compose_frames(self.vae, latents, rendered if residual else None, base, vae_chunk)
             output = self._output(decoded, box, inputs.batched, output_type)
         self.maybe_free_model_hooks()
         return output
@@ -358,20 +358,6 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
                     latents = callback(self, index, int(timestep), {"latents": latents}).get("latents", latents)
                 bar.update()
         return latents
-
-    def _mixed(self, frames: Tensor, choice: Tensor | None) -> Tensor:
-        """What the decoded change is added to: the renderings, or the mean of `candidates` that the network chose."""
-        return frames if choice is None else mixed(candidates(frames.float()), choice)
-
-    def _decode(self, latents: Tensor, rendered: Tensor, frames: Tensor, chunk: int) -> Tensor:
-        """Frames [B, C, T, H, W], about [-1, 1], of the sampled latents; `rendered` are the latents of `frames`."""
-
-        def decode(values: Tensor) -> Tensor:
-            return decode_clip(self.vae, values.to(self.vae.dtype), chunk).float()
-
-        if not self.config["residual"]:
-            return decode(latents)
-        return frames.float() + decode(rendered + latents) - decode(rendered)
 
     def _output(self, decoded: Tensor, box: Letterbox, batched: bool, kind: str) -> RepairOutput:
         if not torch.isfinite(decoded).all():

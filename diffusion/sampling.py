@@ -56,8 +56,6 @@ class Denoiser:
     train_timesteps: int
     references: int = 1
     fps: int | None = None
-    choice: Tensor | None = None
-    """What the last prediction said beyond the latent's channels [B, K, T, h, w]; see `candidates`."""
 
     def __call__(self, latents: Tensor, timestep: Tensor) -> Tensor:
         """Noisy latents [B, c, T, h, w] as the network wants them, and a timestep [] -> guided prediction, float32."""
@@ -79,11 +77,7 @@ class Denoiser:
         output = self.unet(
             sample, timestep, context.to(sample), fps=self.fps, references=self.references, return_dict=False
         )
-        prediction = output[0].float()
-        if prediction.shape[1] == latents.shape[1]:
-            return prediction
-        self.choice = prediction[:, latents.shape[1] :]
-        return prediction[:, : latents.shape[1]]
+        return output[0].float()
 
 
 @dataclass

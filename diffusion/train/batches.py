@@ -81,7 +81,8 @@ def joined(batches: Sequence[RepairBatch]) -> RepairBatch:
 
 
 def window(pair: Pair, frames: int, height: int, width: int, generator: torch.Generator) -> Pair:
-    """A random window of a pair; the photo stays whole.
+    """A random window of a pair, of every frame or, where there are enough, half of the time of every second (captures
+    move further between photos than films do); the photo stays whole.
 
     Raises:
         UserError: if the pair is smaller than the window.
@@ -92,8 +93,10 @@ def window(pair: Pair, frames: int, height: int, width: int, generator: torch.Ge
             f"a stage asks for windows of {wanted} (frames, height, width), but a pair of "
             f"{pair.provenance.get('scene', '?')} is {found}; make larger pairs, or set smaller stages"
         )
-    t, y, x = (_draw(f - w + 1, generator) for w, f in zip(wanted, found, strict=True))
-    cut = (slice(t, t + frames), slice(y, y + height), slice(x, x + width))
+    stride = 1 + _draw(2, generator) if 2 * frames <= found[0] else 1
+    lengths = (stride * (frames - 1) + 1, height, width)
+    t, y, x = (_draw(f - w + 1, generator) for w, f in zip(lengths, found, strict=True))
+    cut = (slice(t, t + lengths[0], stride), slice(y, y + height), slice(x, x + width))
     return _mapped(pair, lambda clip: clip[cut])
 
 

@@ -94,8 +94,9 @@ def train_denoiser(config: RepairConfig, stop_after: int | None = None) -> Path:
 
 def _half(pipeline: RGBDVideoRepairPipeline) -> RGBDVideoRepairPipeline:
     """The pipeline on the CPU in float16, as weights are shipped."""
-    for network in (pipeline.unet, pipeline.vae, pipeline.resampler):
-        nn.Module.to(network, "cpu", torch.float16)  # diffusers' own `to` warns at every change of dtype
+    for network in (pipeline.unet, pipeline.vae, pipeline.resampler, pipeline.chooser):
+        if network is not None:
+            nn.Module.to(network, "cpu", torch.float16)  # diffusers' own `to` warns at every change of dtype
     return pipeline
 
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from diffusion.candidates import candidates, mean_of_neighbours, mixed
+from diffusion.compose import chosen_base, compose_frames
 from diffusion.conditioning import encode_mean, photo_tokens
 from diffusion.configurations import CONFIGURATIONS, make_pipeline
 from diffusion.errors import UserError
-from diffusion.models.vae import decode_clip
 from diffusion.pipeline import RGBDVideoRepairPipeline
 from diffusion.preprocess import latent_opacity
 from diffusion.schedulers import RescaledDDIMScheduler
@@ -23,19 +22,15 @@ LATENT_FLOOR, PIXEL_FLOOR = 0.01, 0.1
 """Errors of latents (squared) and of frames in [-1, 1] below which a clip counts as right."""
 
 
-FIRST_CHOICE = 3.0
-"""Logit of the clip itself among the candidates before training: its share is then 0.8."""
-
-
 class RepairNetworks(nn.Module):
-    """All that is trained as one module, so that it can be trained over several processes; `decoding` are the parts of
-    the autoencoder that turn latents into frames, or empty."""
+    """All that is trained as one module, so that it can be trained over several processes; `beside` are the chooser, if
+    there is one, and the parts of the autoencoder that turn latents into frames, if they are trained."""
 
-    def __init__(self, unet: nn.Module, resampler: nn.Module, decoding: nn.ModuleDict) -> None:
+    def __init__(self, unet: nn.Module, resampler: nn.Module, beside: nn.ModuleDict) -> None:
         super().__init__()
         self.unet = unet
         self.resampler = resampler
-        self.decoding = decoding
+        self.beside = beside
 
     def forward(self, sample: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
         """Noisy latents and conditions [B, C, T, h, w], timesteps [B], a photo's tokens [B, L, D] -> v, float32."""
@@ -72,10 +67,13 @@ class RepairTask:
         for module in pipeline.unet.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0  # diffusers' temporal convolutions drop a tenth, which a small network cannot spare
-        names = ("decoder", "post_quant_conv")
-        parts = {name: module for name, module in pipeline.vae.named_children() if name in names}
-        decoding = nn.ModuleDict(parts if config.train_decoder and config.pixel_weight else {})
-        return cls(pipeline, RepairNetworks(pipeline.unet, pipeline.resampler, decoding), config)
+        beside: dict[str, nn.Module] = {}
+        if config.pixel_weight and pipeline.chooser is not None:
+            beside["chooser"] = pipeline.chooser
+        if config.pixel_weight and config.train_decoder:
+            names = ("decoder", "post_quant_conv")
+            beside |= {name: module for name, module in pipeline.vae.named_children() if name in names}
+        return cls(pipeline, RepairNetworks(pipeline.unet, pipeline.resampler, nn.ModuleDict(beside)), config)
 
     @property
     def noise_schedule(self) -> RescaledDDIMScheduler:
@@ -90,11 +88,9 @@ class RepairTask:
         timesteps = draw_timesteps(len(wanted), len(schedule), config.last_share, generator).to(wanted.device)
         noise = torch.randn(wanted.shape, generator=generator).to(wanted)
         last = timesteps == len(schedule) - 1
-        noise = torch.where(last.reshape(-1, 1, 1, 1, 1), self._start(batch, rendered, noise), noise)
+        noise = torch.where(last.reshape(-1, 1, 1, 1, 1), pipeline.config["start_noise"] * noise, noise)
         noisy = schedule.add_noise(wanted, noise, timesteps)
-        prediction, choice = model(torch.cat([noisy, conditions], dim=1), timesteps, tokens).split(
-            [wanted.shape[1], pipeline.unet.config["out_channels"] - wanted.shape[1]], dim=1
-        )
+        prediction = model(torch.cat([noisy, conditions], dim=1), timesteps, tokens)
         # a clip whose true depth is unknown has no true latent either: only its decoded colours teach
         whole = batch.depth_known.flatten(1).mean(1) > 0.5
         error = (prediction - schedule.get_velocity(wanted, noise, timesteps)).square().flatten(1).mean(1)
@@ -106,20 +102,18 @@ class RepairTask:
         if config.pixel_weight and last.any():
             abar = schedule.alphas_cumprod.to(wanted.device)[timesteps].reshape(-1, 1, 1, 1, 1)
             clean = clean_estimate(noisy, prediction, abar)
-            pixel_error = self._pixel_error(clean[last], choice[last], rendered[last], batch.where(last), generator)
+            pixel_error = self._pixel_error(clean[last], rendered[last], batch.where(last), generator)
             logs["pixel"] = float(pixel_error.detach())
             return total + config.pixel_weight * pixel_error, logs
         # several processes wait for a gradient of every parameter
-        unused = choice.sum() + sum(p.sum() for p in self.networks.decoding.parameters())
+        unused = prediction.sum() + sum(p.sum() for p in self.networks.beside.parameters())
         return total + 0.0 * unused, logs
 
-    def _pixel_error(
-        self, clean: Tensor, choice: Tensor, rendered: Tensor, batch: RepairBatch, generator: torch.Generator
-    ) -> Tensor:
+    def _pixel_error(self, clean: Tensor, rendered: Tensor, batch: RepairBatch, generator: torch.Generator) -> Tensor:
         """Error of some decoded frames."""
         config, pipeline = self.config, self.pipeline
         chosen = torch.randperm(clean.shape[2], generator=generator)[: config.pixel_frames]
-        output = pipeline_frames(pipeline, clean, choice, rendered, batch.rendered, chosen)
+        output = pipeline_frames(pipeline, clean, rendered, batch, chosen)
         target, known = batch.target[:, :, chosen], batch.depth_known[:, :, chosen]
         errors = root_mean_square(output, target, known, config.depth_weight)
         if config.relative:
@@ -142,16 +136,6 @@ class RepairTask:
         photos = torch.where(dropped.reshape(-1, 1, 1, 1).to(batch.photos.device), 0.0, batch.photos)
         return rendered, wanted, conditions, self._tokens(photos)
 
-    @torch.no_grad()
-    def _start(self, batch: RepairBatch, rendered: Tensor, noise: Tensor) -> Tensor:
-        """What the pipeline's sampler starts from, given noise [B, c, T, h, w]."""
-        pipeline = self.pipeline
-        start = pipeline.config["start_noise"] * noise
-        if not pipeline.chooses:
-            return start
-        frames = mean_of_neighbours(batch.rendered[:, : pipeline.vae.config["in_channels"]])
-        return start + encode_mean(pipeline.vae, frames, chunk=8).float() - rendered
-
     def _tokens(self, photos: Tensor) -> Tensor:
         """What the resampler is given of photos [B, 3, h, w]."""
         pipeline = self.pipeline
@@ -166,24 +150,21 @@ class RepairTask:
 
 
 def pipeline_frames(
-    pipeline: RGBDVideoRepairPipeline, clean: Tensor, choice: Tensor, rendered: Tensor, frames: Tensor, chosen: Tensor
+    pipeline: RGBDVideoRepairPipeline, clean: Tensor, rendered: Tensor, batch: RepairBatch, chosen: Tensor
 ) -> Tensor:
     """Frames that the pipeline would give, [B, C, n, H, W] in about [-1, 1].
 
     Args:
         clean: [B, c, T, h, w] the sampled latents.
-        choice: [B, K, T, h, w] the network's choice of `candidates`; K may be 0.
-        rendered, frames: latents and pixels of the renderings.
+        rendered: latents of the batch's renderings.
         chosen: [n] numbers of the frames that are wanted.
     """
-    frames = frames[:, : pipeline.vae.config["in_channels"]]
     clean, rendered = clean[:, :, chosen], rendered[:, :, chosen]
     if not pipeline.config["residual"]:
-        return decode_clip(pipeline.vae, clean, chunk=8)
-    base = frames[:, :, chosen]
-    if choice.shape[1]:
-        base = mixed(candidates(frames)[:, :, :, chosen], choice[:, :, chosen])
-    return base + decode_clip(pipeline.vae, rendered + clean, chunk=8) - decode_clip(pipeline.vae, rendered, chunk=8)
+        return compose_frames(pipeline.vae, clean, None, None)
+    frames = batch.rendered[:, : pipeline.vae.config["in_channels"]]
+    base = chosen_base(pipeline.chooser, frames, batch.opacity)
+    return compose_frames(pipeline.vae, clean, rendered, base[:, :, chosen])
 
 
 def _start_at_zero(pipeline: RGBDVideoRepairPipeline) -> None:
@@ -191,10 +172,6 @@ def _start_at_zero(pipeline: RGBDVideoRepairPipeline) -> None:
     if pipeline.config["residual"]:
         for parameter in pipeline.unet.conv_out.parameters():
             nn.init.zeros_(parameter)
-        extra = pipeline.unet.config["out_channels"] - pipeline.vae.config["latent_channels"]
-        if extra:
-            with torch.no_grad():
-                pipeline.unet.conv_out.get_parameter("bias")[-extra] = FIRST_CHOICE
 
 
 def _exchange_vae(pipeline: RGBDVideoRepairPipeline, config: RepairConfig) -> None:

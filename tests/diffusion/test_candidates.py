@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from diffusion.candidates import NAMES, candidates, mean_of_neighbours, mixed
+from diffusion.candidates import NAMES, candidates, disagreement_features, mixed
+from diffusion.models.chooser import Chooser
 
 
 def clip(length: int = 9) -> torch.Tensor:
@@ -25,7 +26,6 @@ def test_guesses_are_means_over_space_and_time(length: int) -> None:
     for t in range(length):
         around = frames[:, :, max(0, t - 3) : t + 4].mean(2)
         assert torch.allclose(guesses[:, 4, :, t], around, atol=1e-6)
-        assert torch.allclose(mean_of_neighbours(frames)[:, :, t], around, atol=1e-6)
         assert torch.allclose(guesses[:, 3, :, t], frames[:, :, max(0, t - 1) : t + 2].mean(2), atol=1e-6)
 
 
@@ -45,3 +45,23 @@ def test_choices_differ_from_place_to_place() -> None:
     found = mixed(guesses, logits)
     assert torch.allclose(found[..., :12], guesses[:, 0][..., :12], atol=1e-5)
     assert torch.allclose(found[..., 20:], guesses[:, 2][..., 20:], atol=1e-5)
+
+
+def test_features_say_how_far_guesses_lie_apart() -> None:
+    still = clip(1).expand(-1, -1, 6, -1, -1)
+    flickering = still + 0.2 * torch.tensor([1.0, -1.0] * 3).reshape(1, 1, 6, 1, 1)
+    opacity = torch.ones(1, 1, 6, 24, 32)
+    calm, wild = (disagreement_features(candidates(frames), opacity, 4) for frames in (still, flickering))
+    assert calm.shape == (1, 5 * (len(NAMES) - 1) + 3, 6, 6, 8)
+    means = 3  # "mean of 7 frames" among the five others
+    assert torch.allclose(calm[:, means], torch.full_like(calm[:, means], 0.5 * np.log(1e-3) + 1.5), atol=1e-3)
+    # away from the ends, seven frames of +-0.2 average to a seventh of it
+    assert float(wild[0, means, 3].mean()) == pytest.approx(0.5 * np.log(0.2 + 1e-3) + 1.5, abs=0.1)
+    assert (disagreement_features(candidates(still), 0 * opacity, 4)[:, -3:] > calm[:, -3:]).all()
+
+
+def test_an_untrained_chooser_mostly_keeps_the_clip() -> None:
+    chooser = Chooser()
+    guesses = candidates(clip(3))
+    shares = chooser(guesses, torch.ones(1, 1, 3, 24, 32)).softmax(1)
+    assert torch.allclose(shares[:, 0], torch.full_like(shares[:, 0], np.exp(1.5) / (np.exp(1.5) + 5)), atol=1e-5)
