@@ -1,4 +1,7 @@
-"""Rounds are accepted on evidence: what the photos say before a round and after its frames have taught."""
+"""Where photos can be spared to judge rounds: what they say before a round and after its frames have taught.
+
+Clips that contradict the photos that train never get that far (`confidence.contradiction`).
+"""
 
 from __future__ import annotations
 
@@ -11,26 +14,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genfusion_ns.cameras import Camera
-from genfusion_ns.loop.captured import CapturedViews, SeenViews
+from genfusion_ns.loop.captured import CapturedViews
 from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.keeper import SplatKeeper
-from genfusion_ns.loop.reproject import reproject
 from genfusion_ns.loop.state import LoopState
-from genfusion_ns.loop.trajectories import interpolate, template_view, visiting_order
 from genfusion_ns.losses import psnr
 from genfusion_ns.raster.api import Render
 
 log = logging.getLogger(__name__)
 
-Outcome = Literal["open", "accepted", "lowered", "rolled back"]
+Outcome = Literal["open", "accepted", "refused", "lowered", "rolled back"]
 
 SIDE = 320
 """Evidence is measured on images at most this wide or high, in pixels."""
-MOST_VIEWS = 9
-"""At most so many captured views make the path along which renders are compared."""
-PER_GAP = 3
-"""Poses on that path per gap between two views, one of the views included."""
-FACTORS: dict[str, float] = {"open": 1.0, "accepted": 1.0, "lowered": 0.5, "rolled back": 0.0}
+FACTORS: dict[str, float] = {"accepted": 1.0, "lowered": 0.5, "rolled back": 0.0}
 """What an outcome leaves of the weights of a round's frames."""
 
 
@@ -67,34 +64,19 @@ def trust(outcomes: Sequence[str]) -> float:
     return factor
 
 
-@torch.no_grad()
-def evidence(
-    render: Callable[[Camera], Render], captured: CapturedViews, held: CapturedViews | None, neighbours: int = 4
-) -> float:
-    """How well the splats agree with photos where these do not train them, in dB.
-
-    With held-out photos: the renders' mean PSNR there. Without: the PSNR of renders along the path through the captured
-    views against the photos warped there (`reproject`), all pixels that can be trusted together. At the captured views
-    themselves those are all; splats that were merely fitted to the photos fail between them.
-    """
-    if held is not None and len(held.cameras):
-        return _at_views(render, held)
-    return _along_path(render, captured, neighbours)
-
-
 def judge_last_round(
     render: Callable[[Camera], Render],
-    captured: CapturedViews,
+    held: CapturedViews,
     state: LoopState,
     config: LoopConfig,
     splats: SplatKeeper | None = None,
-    held: CapturedViews | None = None,
 ) -> float:
-    """Settle the last round of `state`, if it is still open, and return the evidence for the splats as they are then.
+    """Settle the last round of `state`, if it is still open, by the held-out photos, and return the renders' mean PSNR
+    there for the splats as they are then.
 
     Rounds do it for the one before; for the last one it has to be called when the loop ends.
     """
-    now = evidence(render, captured, held, config.neighbours)
+    now = at_views(render, held)
     last = state.reports[-1] if state.reports else None
     if last is None or last.outcome != "open":
         return now
@@ -104,7 +86,7 @@ def judge_last_round(
     if outcome == "accepted":
         return now
     log.warning(
-        "round %d of step %d is %s: agreement with the photos fell from %.2f to %.2f dB (tolerance %.2f).",
+        "round %d of step %d is %s: held-out photos fell from %.2f to %.2f dB (tolerance %.2f).",
         *(last.round + 1, last.step, outcome, before, now, config.tolerance),
     )
     if outcome == "rolled back" and splats is not None:
@@ -113,7 +95,9 @@ def judge_last_round(
     return now
 
 
-def _at_views(render: Callable[[Camera], Render], views: CapturedViews) -> float:
+@torch.no_grad()
+def at_views(render: Callable[[Camera], Render], views: CapturedViews) -> float:
+    """Mean PSNR of renders at photos, in dB, on images of at most SIDE pixels."""
     found = []
     for i, camera in enumerate(views.cameras):
         small = _limited(camera)
@@ -121,23 +105,6 @@ def _at_views(render: Callable[[Camera], Render], views: CapturedViews) -> float
         shown = render(small).color.clamp(0, 1)
         found.append(float(psnr(shown, photo.to(shown)).clamp_max(60.0)))
     return sum(found) / len(found)
-
-
-def _along_path(render: Callable[[Camera], Render], captured: CapturedViews, neighbours: int) -> float:
-    device = captured.cameras[0].w2c.device
-    cameras = [camera.to("cpu") for camera in captured.cameras]
-    seen = SeenViews(render, captured, SIDE)
-    order = visiting_order(cameras)[:MOST_VIEWS]
-    stops = [cameras[i] for i in order]
-    error = weight = 0.0
-    for camera in interpolate(stops, PER_GAP * (len(stops) - 1) + 1, _limited(template_view(cameras))):
-        camera = camera.to(device)
-        shown = render(camera)
-        photos = reproject(camera, shown.depth, shown.alpha, seen.near(camera, neighbours), seen.unit)
-        sure = photos.trust * (photos.trust > 0.5)
-        error += float(((shown.color.clamp(0, 1) - photos.rgb).square().mean(-1, keepdim=True) * sure).sum())
-        weight += float(sure.sum())
-    return float(-10.0 * torch.log10(torch.tensor(max(error / max(weight, 1e-6), 1e-6))))
 
 
 def _limited(camera: Camera) -> Camera:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,21 +14,35 @@ RENDER_TOLERANCE = 0.15
 """Difference of smoothed colours at which a frame's contradiction to a well-supported render begins to count."""
 CLIP_TOLERANCE = 0.1
 """The same for two clips that show one view."""
-PHOTO_TOLERANCE = 0.1
-"""By how much more than its render a frame may differ from the photos, in smoothed colours, before its weight falls."""
+CHANGED = 0.02
+"""Difference of colour, in a pixel's surroundings, at which a repair begins to tell something new."""
+CONTRADICTS = 0.05
+"""A frame contradicts the photos where it differs from them by this much more than its render does, in smoothed
+colours."""
+DOUBTED = 0.25
+"""Contradicted share of what photos show that leaves a frame 1 / e of its weight."""
+REFUSED = 0.4
+"""Contradicted share from which a clip is not taken at all. Measured with 3 photos of the procedural scene: the truth
+with noise contradicted up to 0.26 of what little they showed (wrong depths warp them wrongly), inverted pictures of
+another scene 0.56 and more; of llff_fern up to 0.02, and 0.97 and more."""
 LEAST = 0.2
 """Confidence that a contradiction to the render leaves: the render may be what is wrong."""
 MIN_SUPPORT = 0.02
-"""Share of a frame that photos must reach to judge it."""
+"""What photos must surely show of a frame, or of a clip, to judge it; in frames."""
 
 
 def difference(a: Tensor, b: Tensor) -> Tensor:
     """[H, W, 1] mean absolute difference of two images, both averaged over windows of an eighth of their shorter side
     (so that it tells another content from the same content a few pixels off)."""
-    size = max(1, min(a.shape[:2]) // 8) | 1
-    batch = (a - b).permute(2, 0, 1)[None]
+    return _windows(a - b, 8).abs().mean(-1, keepdim=True)
+
+
+def _windows(values: Tensor, parts: int) -> Tensor:
+    """[H, W, C] -> the same, each pixel the mean of a window of 1 / `parts` of the shorter side."""
+    size = max(1, min(values.shape[:2]) // parts) | 1
+    batch = values.permute(2, 0, 1)[None]
     smooth = F.avg_pool2d(batch, size, stride=1, padding=size // 2, count_include_pad=False)
-    return smooth[0].permute(1, 2, 0).abs().mean(-1, keepdim=True)
+    return smooth[0].permute(1, 2, 0)
 
 
 def render_confidence(rgb: Tensor, rendered: Tensor, support: Tensor) -> Tensor:
@@ -40,34 +56,47 @@ def render_confidence(rgb: Tensor, rendered: Tensor, support: Tensor) -> Tensor:
     return 1.0 - (1.0 - LEAST) * support * (1.0 - agreement)
 
 
-def photo_agreement(rgb: Tensor, rendered: Tensor, photos: Reprojection) -> float | None:
-    """In [0, 1]: 1 = a repaired frame differs from the photos hardly more than its render does; None = no photo
-    reaches far enough to tell."""
-    support = float(photos.seen.mean())
-    if support < MIN_SUPPORT:
-        return None
-    # outside of what photos show both images are made equal, so that windows across the border stay comparable
-    shown = photos.seen > 0
+def novelty(rgb: Tensor, rendered: Tensor) -> Tensor:
+    """[H, W, 1] in [0, 1): 0 where a repair [H, W, 3] left the render and its surroundings as they were. What a render
+    shows already it cannot teach; it would only hold the splats back where the photos move them on."""
+    square = _windows((rgb - rendered).square().mean(-1, keepdim=True), 16)
+    return 1.0 - torch.exp(-square / CHANGED**2)
+
+
+def contradiction(rgb: Tensor, rendered: Tensor, photos: Reprojection) -> tuple[float, float]:
+    """How much of what photos surely show of a view a repaired frame [H, W, 3] contradicts, and how much they show at
+    all; both in frames. What its render gets wrong too (the geometry may be wrong, not the frame) does not count."""
+    weight = photos.trust.square()
+    # averages of what is trusted only, so that a strip that is seen says as much as a whole frame
+    total = _windows(weight, 16).clamp_min(1e-4)
     repaired_off, rendered_off = (
-        float((difference(torch.where(shown, image, photos.rgb), photos.rgb) * photos.seen).sum())
-        / float(photos.seen.sum())
-        for image in (rgb, rendered)
+        (_windows((image - photos.rgb) * weight, 16) / total).abs().mean(-1, keepdim=True) for image in (rgb, rendered)
     )
-    excess = max(0.0, repaired_off - rendered_off)
-    return float(torch.exp(torch.tensor(-((excess / PHOTO_TOLERANCE) ** 2))))
+    contradicted = weight * (repaired_off - rendered_off > CONTRADICTS)
+    return float(contradicted.mean()), float(weight.mean())
 
 
-def clip_agreements(frames: list[float | None], unknown: float = 0.5) -> list[float]:
-    """One value per frame of a clip: a frame shares its clip's fate, and where no photo can judge it, has only that.
+def clip_contradiction(frames: list[tuple[float, float]]) -> float | None:
+    """Contradicted share of all that photos surely show of a clip, from its frames' `contradiction`s; None where that
+    is next to nothing."""
+    contradicted, shown = (sum(values) for values in zip(*frames, strict=True))
+    return contradicted / shown if shown >= MIN_SUPPORT else None
 
-    Repairers fail by the clip, so each frame gets the geometric mean of its own agreement and its clip's; `unknown`
-    where no frame of the clip could be judged.
+
+def clip_agreements(frames: list[tuple[float, float]], unknown: float = 0.5) -> list[float]:
+    """One value in [0, 1] per frame of a clip, from their `contradiction`s; 1 = contradicts no photo.
+
+    Repairers fail by the clip, so each frame gets the geometric mean of its own agreement and its clip's, where no
+    photo can judge it only that; `unknown` where no photo can judge the clip.
     """
-    judged = [value for value in frames if value is not None]
-    if not judged:
-        return [unknown] * len(frames)
-    clip = sum(judged) / len(judged)
-    return [clip if value is None else (value * clip) ** 0.5 for value in frames]
+    whole = clip_contradiction(frames)
+    clip = unknown if whole is None else agreement(whole)
+    return [(agreement(bad / shown) * clip) ** 0.5 if shown >= MIN_SUPPORT else clip for bad, shown in frames]
+
+
+def agreement(contradicted: float) -> float:
+    """In (0, 1], from the contradicted share in [0, 1]."""
+    return math.exp(-((contradicted / DOUBTED) ** 2))
 
 
 def clip_confidence(a: Tensor, b: Tensor) -> Tensor:

@@ -86,18 +86,19 @@ class LoopConfig:
     """Most splats that a round adds where repaired frames show surfaces that are missing; 0 adds none, and new content
     can only grow out of what is there. (The official code adds up to 98,304 a round, in one mode only.)"""
     tolerance: float = 0.3
-    """Loss of agreement with the photos, in dB, that a round may cause; beyond it its frames lose weight, beyond twice
-    of it the round is rolled back."""
+    """Loss of PSNR at the held-out photos, in dB, that a round may cause; beyond it its frames lose weight, beyond
+    twice of it the round is rolled back."""
     hold_out_from: int = 12
     """From so many captured views on, one (from twice as many, two) does not train before until, to judge the rounds;
-    with fewer, renders between the captured views do. 0 never holds any out."""
+    with fewer, rounds are judged only by whether their clips contradict the photos. 0 never holds any out."""
     align: bool = True
     """Bring repaired frames to the render's disparities and colours where the render is reliable; without it the video
     model's own tint and scale are taught."""
     paste: bool = True
     """Captured pixels replace a repaired frame's wherever a captured view surely covers them."""
     weigh: bool = True
-    """Believe frames less where they contradict well-supported renders or the photos; without it all count alike."""
+    """Believe frames only where they tell something new, less where they contradict well-supported renders or the
+    photos, and refuse clips that contradict the photos too much; without it all count alike."""
     neighbours: int = 4
     """Captured views that each generated frame is compared with; more cost time and seldom see the same."""
     max_side: int = 960

@@ -11,7 +11,15 @@ from torch import Tensor
 from genfusion_ns.cameras import Camera
 from genfusion_ns.loop.align import align_colour, align_disparity
 from genfusion_ns.loop.captured import SeenViews
-from genfusion_ns.loop.confidence import clip_agreements, clip_confidence, photo_agreement, render_confidence
+from genfusion_ns.loop.confidence import (
+    REFUSED,
+    clip_agreements,
+    clip_confidence,
+    clip_contradiction,
+    contradiction,
+    novelty,
+    render_confidence,
+)
 from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.paste import paste
 from genfusion_ns.loop.repair import RepairedClip, RGBDClip
@@ -40,32 +48,56 @@ class RefinedFrame:
     """[H, W, 1] the render's."""
 
 
-def refine_clip(rendered: RGBDClip, repaired: RepairedClip, seen: SeenViews, config: LoopConfig) -> list[RefinedFrame]:
-    """All frames of one repaired clip, each against the captured views nearest to it."""
+@dataclass(frozen=True)
+class RefinedClip:
+    """The frames of a clip, and what the photos say about it."""
+
+    frames: list[RefinedFrame]
+    """All of them, whether refused or not."""
+    contradicted: float | None
+    """Share of what photos surely show of the clip that it contradicts; None = they show next to nothing of it."""
+    refused: bool
+    """Whether that is too much for any of its frames to be believed."""
+
+
+def refine_clip(rendered: RGBDClip, repaired: RepairedClip, seen: SeenViews, config: LoopConfig) -> RefinedClip:
+    """One repaired clip, each frame against the captured views nearest to it; the geometry that photos are warped by is
+    that of the renders, which the repairer has no hand in."""
     photos = [
         reproject(camera, rendered.depth[i], rendered.alpha[i], seen.near(camera, config.neighbours), seen.unit)
         for i, camera in enumerate(rendered.cameras)
     ]
-    agreements = clip_agreements(
-        [photo_agreement(repaired.rgb[i], rendered.rgb[i], photos[i]) for i in range(len(photos))]
-    )
-    return [_refine(rendered, repaired, i, photos[i], agreements[i], config) for i in range(len(photos))]
+    colours = list(repaired.rgb)
+    if config.align:
+        sure = [(alpha > 0.9) * alpha * p.seen for alpha, p in zip(rendered.alpha, photos, strict=True)]
+        colours = [align_colour(*triple) for triple in zip(colours, rendered.rgb, sure, strict=True)]
+    found = [contradiction(*triple) for triple in zip(colours, rendered.rgb, photos, strict=True)]
+    agreements = clip_agreements(found) if config.weigh else [1.0] * len(found)
+    frames = [_refine(rendered, repaired, i, colours[i], photos[i], agreements[i], config) for i in range(len(photos))]
+    contradicted = clip_contradiction(found)
+    return RefinedClip(frames, contradicted, config.weigh and contradicted is not None and contradicted > REFUSED)
 
 
 def _refine(
-    rendered: RGBDClip, repaired: RepairedClip, i: int, photos: Reprojection, agreement: float, config: LoopConfig
+    rendered: RGBDClip,
+    repaired: RepairedClip,
+    i: int,
+    rgb: Tensor,
+    photos: Reprojection,
+    agreement: float,
+    config: LoopConfig,
 ) -> RefinedFrame:
-    rgb, disparity, confidence = repaired.rgb[i], repaired.disparity[i], repaired.confidence[i]
+    disparity, confidence = repaired.disparity[i], repaired.confidence[i]
     depth, alpha = rendered.depth[i], rendered.alpha[i]
     aligned = False
     if config.align:
-        rgb = align_colour(rgb, rendered.rgb[i], alpha * photos.seen * (alpha > 0.9))
         disparity, aligned = align_disparity(disparity, depth, alpha, confidence)
     if config.weigh:
         confidence = confidence * render_confidence(rgb, rendered.rgb[i], photos.seen)
     if config.paste:
         rgb, confidence = paste(rgb, confidence, photos)
-    agreement = agreement if config.weigh else 1.0
+    if config.weigh:
+        confidence = confidence * novelty(repaired.rgb[i], rendered.rgb[i])
     return RefinedFrame(rendered.cameras[i], rgb, disparity, confidence, agreement, aligned, depth, alpha)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from genfusion_ns.loop.expand import Points, expand, missing_points
 from genfusion_ns.loop.keeper import SplatKeeper
 from genfusion_ns.loop.plan import Clip, plan_round
 from genfusion_ns.loop.pool import GeneratedFrame, Provenance
-from genfusion_ns.loop.refine import RefinedFrame, merge, refine_clip
+from genfusion_ns.loop.refine import RefinedClip, RefinedFrame, merge, refine_clip
 from genfusion_ns.loop.repair import HoldsDevice, RepairedClip, Repairer, RGBDClip
 from genfusion_ns.loop.select import Prober
 from genfusion_ns.loop.state import LoopState, RoundReport
@@ -28,6 +29,8 @@ from genfusion_ns.raster.api import Render
 from genfusion_ns.seeding import seed_of
 
 __all__ = ["CapturedViews", "run_round"]
+
+log = logging.getLogger(__name__)
 
 
 def run_round(
@@ -43,7 +46,9 @@ def run_round(
     held: CapturedViews | None = None,
     watch: Callable[[RGBDClip, Sequence[RefinedFrame]], None] | None = None,
 ) -> RoundReport:
-    """Judge the round before, then run one after step k and note it in `state`.
+    """Run one round after step k and note it in `state`; with held-out photos, judge the round before first.
+
+    Clips that contradict the photos are refused before they can teach.
 
     Args:
         render: draws the splats over black; it is called without gradients.
@@ -53,8 +58,9 @@ def run_round(
         watch: shown each clip's renders and what became of them.
     """
     began = time.monotonic()
-    before = judge_last_round(render, captured, state, config, splats, held)
-    if splats is not None:
+    judged = held is not None and len(held.cameras) > 0
+    before = judge_last_round(render, held, state, config, splats) if judged else None
+    if splats is not None and judged:
         splats.keep()
     work = _Round(
         render, captured, SeenViews(render, captured, config.max_side), config, repairer, k, seed, state.round, watch
@@ -87,6 +93,9 @@ def run_round(
         replaced=admission.replaced,
         added=added,
         before=before,
+        clips_refused=work.refused,
+        clips_unjudged=work.unjudged,
+        outcome="refused" if clips and work.refused == len(clips) else "open" if judged else "accepted",
     )
     state.reports.append(report)
     return report
@@ -111,6 +120,7 @@ class _Round:
         self.changes: list[float] = []
         self.coverages: list[float] = []
         self.points: list[Points] = []
+        self.refused = self.unjudged = 0
 
     def plan(self) -> list[Clip]:
         """The clips of the round."""
@@ -126,8 +136,9 @@ class _Round:
         with _progress(console) as progress:
             task = progress.add_task(f"round {self.number + 1}: render and {self.repairer.name}", total=len(clips))
             for index, clip in enumerate(clips):
-                for i, refined in enumerate(self._repair(clip, index)):
-                    if not clip.wanted[i]:
+                repaired = self._repair(clip, index)
+                for i, refined in enumerate(repaired.frames):
+                    if repaired.refused or not clip.wanted[i]:
                         continue
                     waiting.setdefault(clip.poses[i], []).append(refined)
                     origins.setdefault(clip.poses[i], self._provenance(clip, index, i))
@@ -138,7 +149,7 @@ class _Round:
                     yield encode(refined, origins[pose])
                 progress.advance(task)
 
-    def _repair(self, clip: Clip, index: int) -> list[RefinedFrame]:
+    def _repair(self, clip: Clip, index: int) -> RefinedClip:
         rendered = render_clip(self.render, [camera.to(self.device) for camera in clip.cameras])
         rendered = replace(rendered, seed=seed_of(self.seed, "repair", self.number, index))
         repaired = self.repairer.repair(rendered, reference_for(clip, self.captured))
@@ -146,7 +157,14 @@ class _Round:
         self.changes.append(float((repaired.rgb - rendered.rgb).abs().mean()))
         refined = refine_clip(rendered, repaired, self.seen, self.config)
         if self.watch is not None:
-            self.watch(rendered, refined)
+            self.watch(rendered, refined.frames)
+        self.unjudged += refined.contradicted is None
+        self.refused += refined.refused
+        if refined.refused:
+            log.warning(
+                "round %d: clip %d (%s) is refused: it contradicts %.0f %% of what the photos show of it.",
+                *(self.number + 1, index + 1, clip.trajectory, 100.0 * (refined.contradicted or 0.0)),
+            )
         return refined
 
     def _note(self, refined: RefinedFrame) -> None:

@@ -18,7 +18,7 @@ class RoundReport:
     step: int
     """Finished training steps at that time."""
     clips: int
-    """Clips rendered and repaired."""
+    """Clips rendered and repaired, refused ones among them."""
     admitted: int
     """Frames that entered the pool."""
     evicted: int
@@ -40,12 +40,24 @@ class RoundReport:
     """Older frames that left for a new one of the same view."""
     added: int = 0
     """Splats that were added where the repaired frames show surfaces that were missing."""
+    clips_refused: int = 0
+    """Clips that contradicted the photos too much for any of their frames to enter (`confidence.contradiction`)."""
+    clips_unjudged: int = 0
+    """Clips of which photos show next to nothing, so that they were taken on trust, at half weight."""
     before: float | None = None
-    """Agreement of the splats with the photos when the round began, in dB (`accept.evidence`)."""
+    """Mean PSNR at the held-out photos when the round began, in dB; None where no photo is held out."""
     after: float | None = None
     """The same after its frames have taught, when the next round begins or the loop ends; None until then."""
     outcome: str = "open"
-    """'accepted', 'lowered' (its frames lost weight) or 'rolled back'; 'open' until judged."""
+    """'accepted', 'refused' (all of its clips), 'lowered' (its frames lost weight) or 'rolled back'; 'open' while
+    held-out photos have not judged yet."""
+
+    @property
+    def evidence(self) -> str:
+        """What the outcome rests on."""
+        if self.before is not None and self.outcome != "refused":
+            return "held-out photos"
+        return "photos warped into the views" if self.clips > self.clips_unjudged else "none"
 
 
 @dataclass

@@ -10,7 +10,7 @@ from genfusion_ns.raster.api import Render
 
 
 def generated_view_loss(
-    render: Render, frame: GeneratedFrame, weight: float, ssim_weight: float = 0.5, depth_weight: float = 1.0
+    render: Render, frame: GeneratedFrame, weight: float, ssim_weight: float = 0.5, depth_weight: float = 0.1
 ) -> Tensor:
     """weight * frame.weight * [(1 - s) L1 + s (1 - SSIM) + d SSI(disparity)], every pixel by its confidence.
 

@@ -284,15 +284,18 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         self.rounds.show_clip(watch.sheet())
         CONSOLE.print(
             f"[bold]genfusion:[/] round {report.round + 1} at step {k}: {report.admitted} views from {report.clips} "
-            f"clips ({self._repairer.name}), coverage {report.coverage:.2f}, {report.seconds:.1f} s.",
+            f"clips ({self._repairer.name}; {report.clips_refused} refused), coverage {report.coverage:.2f}, "
+            f"{report.seconds:.1f} s.",
             soft_wrap=True,
         )
 
     def end_loop_if_due(self, model: GenFusionModel, step: int) -> None:
-        """When generated views have taught for the last time, the last round is judged too."""
+        """When generated views have taught for the last time, held-out photos judge the last round too."""
         if step + 1 == self._loop.until and self.loop_state.reports:
-            training, judging = self._captured_views(model)
-            judge_last_round(model.render, training, self.loop_state, self._loop, model.trained_splats(), judging)
+            _, judging = self._captured_views(model)
+            if not judging.cameras:
+                return
+            judge_last_round(model.render, judging, self.loop_state, self._loop, model.trained_splats())
             self.rounds.update(self.loop_state, self._loop, step + 1, self._run_length)
 
     def print_rounds(self, step: int) -> None:

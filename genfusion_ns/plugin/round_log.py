@@ -30,11 +30,12 @@ def log_round(report: RoundReport, sheet: Tensor | None, step: int, run_folder: 
         "coverage": report.coverage,
         "agreement": report.agreement,
         "admitted": report.admitted,
+        "clips refused": report.clips_refused,
         "splats added": report.added,
         "change": report.change,
     }
     if report.before is not None:
-        scalars["photos before (dB)"] = report.before
+        scalars["held-out photos before (dB)"] = report.before
     writer.put_dict(name="Rounds", scalar_dict=scalars, step=step)
     if sheet is None:
         return

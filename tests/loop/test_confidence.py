@@ -28,9 +28,13 @@ def other(camera):
     return textured(camera, offset=2.0)
 
 
-def refined(repairer, config=None, cameras=BETWEEN, shown=textured):
+def refined_clip(repairer, config=None, cameras=BETWEEN, shown=textured):
     clip = render_clip(shown, cameras)
     return refine_clip(clip, repairer.repair(clip, torch.zeros(1, 1, 3)), seen(shown), config or LoopConfig())
+
+
+def refined(*args, **settings):
+    return refined_clip(*args, **settings).frames
 
 
 def test_difference_forgives_shifts_but_no_other_content():
@@ -50,31 +54,73 @@ def test_contradicting_a_supported_render_costs_confidence():
     assert confidence.render_confidence(wrong, image, 0 * ALL).min() == 1
 
 
-def test_agreement_with_photos_tells_right_from_wrong():
-    camera = BETWEEN[1]
-    render, views = textured(camera), seen()
-    photos = reproject(camera, render.depth, render.alpha, views.near(camera, 3), views.unit)
-    agreement = lambda rgb: confidence.photo_agreement(rgb, render.color, photos)  # noqa: E731
-    assert agreement(render.color) == 1
-    noisy = render.color + 0.05 * torch.randn(render.color.shape, generator=torch.Generator().manual_seed(0))
-    assert agreement(noisy.clamp(0, 1)) > 0.98
-    assert agreement(0.95 * render.color) > 0.8
-    assert agreement(other(camera).color) < 0.3
-    assert confidence.photo_agreement(render.color, render.color, replace(photos, seen=0 * ALL)) is None
+def test_only_what_a_repair_changed_is_new():
+    image = textured(CAPTURED[0]).color
+    assert confidence.novelty(image, image).max() == 0
+    repaired = image.clone()
+    repaired[30:40, 40:60] += 0.1
+    found = confidence.novelty(repaired, image)
+    assert found[32:38, 42:58].min() > 0.99
+    assert found[:25].max() == found[:, :30].max() == 0
+    assert confidence.novelty(image + 0.005, image).max() < 0.1
+
+
+def reprojected(render):
+    views = seen()
+    return reproject(BETWEEN[1], render.depth, render.alpha, views.near(BETWEEN[1], 3), views.unit)
+
+
+def test_contradiction_tells_right_from_wrong():
+    render = textured(BETWEEN[1])
+    photos = reprojected(render)
+
+    def share(rgb, rendered=render.color):
+        contradicted, shown = confidence.contradiction(rgb.clamp(0, 1), rendered, photos)
+        assert 0.3 < shown <= 1
+        return contradicted / shown
+
+    assert share(render.color) == 0
+    noise = torch.randn(render.color.shape, generator=torch.Generator().manual_seed(0))
+    assert share(render.color + 0.05 * noise) < 0.02
+    assert share(0.95 * render.color) < 0.02
+    assert share(other(BETWEEN[1]).color) > 0.6
+    assert share(1 - render.color.flip(0, 1)) > 0.6
+    # what the render gets wrong too is not the repairer's doing
+    assert share(other(BETWEEN[1]).color, other(BETWEEN[1]).color) == 0
+
+
+def test_a_strip_that_photos_show_says_as_much_as_a_whole_frame():
+    render = textured(BETWEEN[1])
+    photos = reprojected(render)
+    strip = torch.zeros_like(photos.trust)
+    strip[30:33] = 1
+    narrow = replace(photos, trust=photos.trust * strip)
+    wrong = render.color + 0.06 * strip
+    contradicted, shown = confidence.contradiction(wrong, render.color, narrow)
+    assert contradicted > 0.9 * shown > 0
+    assert confidence.contradiction(render.color, render.color, replace(photos, trust=0 * ALL)) == (0, 0)
 
 
 def test_frames_share_the_fate_of_their_clip():
-    assert confidence.clip_agreements([None, None]) == [0.5, 0.5]
-    assert confidence.clip_agreements([1.0, 1.0, None]) == [1, 1, 1]
-    found = confidence.clip_agreements([0.9, 0.1, None])
-    assert found == pytest.approx([0.45**0.5, 0.05**0.5, 0.5])
+    assert confidence.clip_agreements([(0.0, 0.01), (0.0, 0.0)]) == [0.5, 0.5]
+    assert confidence.clip_contradiction([(0.01, 0.01), (0.0, 0.0)]) is None
+    assert confidence.clip_agreements([(0.0, 0.5), (0.0, 0.01)]) == [1, 1]
+    frames = [(0.1, 0.4), (0.05, 0.1), (0.0, 0.0)]
+    assert confidence.clip_contradiction(frames) == pytest.approx(0.3)
+    clip, first, second = (confidence.agreement(share) for share in (0.3, 0.25, 0.5))
+    assert 1 > first > clip > second > 0
+    expected = [(first * clip) ** 0.5, (second * clip) ** 0.5, clip]
+    assert confidence.clip_agreements(frames) == pytest.approx(expected)
 
 
 def test_the_truth_is_believed_and_a_lie_is_not():
-    good = refined(OracleRepairer(textured, 0.02))
-    bad = refined(OracleRepairer(textured, 0.02, wrong=other, wrong_every=1))
-    assert min(f.agreement for f in good) > 0.9
-    assert max(f.agreement for f in bad) < 0.3
+    good = refined_clip(OracleRepairer(textured, 0.02))
+    bad = refined_clip(OracleRepairer(textured, 0.02, wrong=other, wrong_every=1))
+    assert (good.refused, bad.refused) == (False, True)
+    assert good.contradicted < 0.1 < confidence.REFUSED < 0.6 < bad.contradicted
+    assert min(f.agreement for f in good.frames) > 0.9
+    assert max(f.agreement for f in bad.frames) < 0.05
+    assert not refined_clip(OracleRepairer(other, 0.02), replace(LoopConfig(), weigh=False)).refused
     uncovered = refined(
         OracleRepairer(textured, 0.02, wrong=other, wrong_every=1), replace(LoopConfig(), weigh=False, paste=False)
     )
@@ -82,14 +128,20 @@ def test_the_truth_is_believed_and_a_lie_is_not():
     unpasted = replace(LoopConfig(), paste=False)
     bad = refined(OracleRepairer(textured, 0.02, wrong=other, wrong_every=1), unpasted)
     assert all(f.confidence.mean() < 0.7 for f in bad)
-    assert all(f.confidence.mean() > 0.95 for f in refined(OracleRepairer(textured, 0.02), unpasted))
+    faded = lambda camera: replace(textured(camera), color=0.8 * textured(camera).color)  # noqa: E731
+    assert all(f.confidence.mean() > 0.8 for f in refined(OracleRepairer(textured, 0.02), unpasted, shown=faded))
+
+
+def test_what_was_left_unchanged_teaches_nothing_pasted_or_not():
+    assert all(f.confidence.max() == 0 for f in refined(IdentityRepairer()))
+    assert all(f.confidence.min() == 1 for f in refined(IdentityRepairer(), replace(LoopConfig(), weigh=False)))
 
 
 def test_anchored_ends_are_the_photos_themselves():
     for frames in (refined(OracleRepairer(textured, 0.3)), refined(IdentityRepairer(), shown=other)):
         for i, k in ((0, 0), (3, 1)):
             torch.testing.assert_close(frames[i].rgb, textured(CAPTURED[k]).color, atol=2e-3, rtol=0)
-            assert frames[i].confidence.min() == 1
+            assert frames[i].confidence.max() in (0, 1)
 
 
 def test_disparity_comes_back_in_the_scenes_units():

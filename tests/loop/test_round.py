@@ -81,7 +81,7 @@ def test_paths_suit_the_capture(around, facing):
 def test_captured_poses_at_full_frame(around):
     windows = [camera.window(4, 3, 16, 12) for camera in around]
     recorder = Recorder()
-    config = replace(SMALL, trajectories=("captured",), skip_covered=2.0)
+    config = replace(SMALL, trajectories=("captured",), weigh=False)
     views = CapturedViews(windows, lambda i: ball(windows[i]).color, full=around)
     state = LoopState(GeneratedViews(SMALL.pool))
     report = run_round(ball, views, state, config, recorder, 1, 0)
@@ -151,7 +151,7 @@ def test_identity_round_admits_the_renders(around):
 def test_repairer_gets_clips_and_the_nearest_photo(around):
     recorder = Recorder()
     state = LoopState(GeneratedViews(SMALL.pool))
-    run_round(ball, captured(around), state, replace(SMALL, trajectories=("interpolate",)), recorder, 7, 0)
+    run_round(ball, captured(around), state, replace(PLAIN, trajectories=("interpolate",)), recorder, 7, 0)
     assert len(recorder.seen) == 3
     for clip, reference in recorder.seen:
         assert clip.rgb.shape == (4, 24, 32, 3)
@@ -164,7 +164,7 @@ def test_repairer_gets_clips_and_the_nearest_photo(around):
 
 
 def test_pool_stays_bounded_and_new_views_replace_like_ones(around):
-    config = replace(SMALL, pool=25)
+    config = replace(PLAIN, pool=25)
     state = LoopState(GeneratedViews(config.pool))
     for k in (1000, 2000, 3000):
         run_round(ball, captured(around), state, config, IdentityRepairer(), k, 0)
@@ -238,14 +238,14 @@ def test_progress_is_shown_where_asked_for(around):
 
 def test_state_survives_a_checkpoint(around, tmp_path):
     state = LoopState(GeneratedViews(SMALL.pool))
-    run_round(ball, captured(around), state, SMALL, IdentityRepairer(), 1000, 0)
+    run_round(ball, captured(around), state, PLAIN, IdentityRepairer(), 1000, 0)
     torch.save(state.state_dict(), tmp_path / "loop.pt")
     resumed = LoopState(GeneratedViews(1))
     resumed.load_state_dict(torch.load(tmp_path / "loop.pt", weights_only=True))
     assert resumed.reports == state.reports
     assert resumed.round == 1
     for run in (state, resumed):
-        run_round(ball, captured(around), run, SMALL, IdentityRepairer(), 2000, 0)
+        run_round(ball, captured(around), run, PLAIN, IdentityRepairer(), 2000, 0)
     assert len(state.pool) == len(resumed.pool) >= 30
     for a, b in zip(state.pool.frames, resumed.pool.frames, strict=True):
         assert a.id == b.id
