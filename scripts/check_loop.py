@@ -32,7 +32,7 @@ from genfusion_ns.raster.api import Render
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "loop"))
 from held_out import held_out_metrics
-from oracle import OracleRepairer
+from oracle import OracleRepairer  # pyright: ignore[reportMissingImports]
 
 Truth = Callable[[Camera], Render]
 OTHER = 7

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -58,10 +59,11 @@ def run_round(
         watch: shown each clip's renders and what became of them.
     """
     began = time.monotonic()
-    judged = held is not None and len(held.cameras) > 0
-    before = judge_last_round(render, held, state, config, splats) if judged else None
-    if splats is not None and judged:
-        splats.keep()
+    before = None
+    if held is not None and len(held.cameras):
+        before = judge_last_round(render, held, state, config, splats)
+        if splats is not None:
+            splats.keep()
     work = _Round(
         render, captured, SeenViews(render, captured, config.max_side), config, repairer, k, seed, state.round, watch
     )
@@ -78,24 +80,21 @@ def run_round(
     standing = trust([report.outcome for report in state.reports])
     weighed = [replace(frame, weight=frame.weight * standing) for frame in frames]
     admission = state.admit(weighed, work.seen.unit, config.decay)
+    outcome = "refused" if clips and work.refused == len(clips) else "accepted" if before is None else "open"
     report = RoundReport(
         round=state.round,
         step=k,
-        clips=len(clips),
         admitted=admission.entered,
         evicted=admission.evicted,
         pool=len(state.pool),
-        coverage=_mean(work.coverages),
-        change=_mean(work.changes),
         seconds=time.monotonic() - began,
         agreement=_mean([frame.agreement for frame in frames]),
         refused=admission.refused,
         replaced=admission.replaced,
         added=added,
         before=before,
-        clips_refused=work.refused,
-        clips_unjudged=work.unjudged,
-        outcome="refused" if clips and work.refused == len(clips) else "open" if judged else "accepted",
+        outcome=outcome,
+        **work.figures(),
     )
     state.reports.append(report)
     return report
@@ -121,6 +120,16 @@ class _Round:
         self.coverages: list[float] = []
         self.points: list[Points] = []
         self.refused = self.unjudged = 0
+
+    def figures(self) -> dict[str, Any]:
+        """What the report says about the clips."""
+        return {
+            "clips": len(self.changes),
+            "clips_refused": self.refused,
+            "clips_unjudged": self.unjudged,
+            "coverage": _mean(self.coverages),
+            "change": _mean(self.changes),
+        }
 
     def plan(self) -> list[Clip]:
         """The clips of the round."""
