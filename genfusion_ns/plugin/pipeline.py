@@ -15,6 +15,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from genfusion_ns.errors import UserError
 from genfusion_ns.geometry import scene_extent
+from genfusion_ns.loop.perceptual import PerceptualLoss, perceptual_loss
 from genfusion_ns.loop.supervision import generated_view_loss
 from genfusion_ns.plugin.datamanager import GenFusionDataManager, GenFusionDataManagerConfig
 from genfusion_ns.plugin.model import GenFusionModel, GenFusionModelConfig
@@ -48,6 +49,10 @@ class GenFusionPipeline(VanillaPipeline):
         self.model.scene_extent = scene_extent(core_cameras(self.datamanager.train_dataset.cameras))
         self.rounds = self.datamanager.rounds
         self.rounds.connect(self.model.wishes, core_cameras(self.datamanager.train_dataset.cameras))
+        loop = self.datamanager.config.loop
+        self.perceptual: PerceptualLoss | None = None
+        if self.test_mode == "val" and loop.every > 0:  # only training needs the network's file
+            self.perceptual = perceptual_loss(loop.perceptual_weight, loop.perceptual_weights, self.device)
 
     @property
     def model(self) -> GenFusionModel:
@@ -65,7 +70,9 @@ class GenFusionPipeline(VanillaPipeline):
             frame, weight = generated
             loop = self.datamanager.config.loop
             render = self.model.observed_render(frame.camera.to(self.model.device))
-            loss_dict["generated"] = generated_view_loss(render, frame, weight, loop.ssim_weight, loop.depth_weight)
+            loss_dict["generated"] = generated_view_loss(
+                render, frame, weight, loop.ssim_weight, loop.depth_weight, self.perceptual
+            )
             metrics["generated_weight"] = weight
         return outputs, loss_dict, metrics
 
