@@ -52,8 +52,8 @@ class GenFusionDataManagerConfig(FullImageDatamanagerConfig):
     dataparser: AnnotatedDataParserUnion = field(default_factory=GenFusionDataParserConfig)
     """Who reads the scene; any of Nerfstudio's works, ours adds sparse views."""
     max_image_side: int | None = 1600
-    """Longest side of the photos in training and evaluation, in pixels; time grows with its square. 1,600 is also
-    Nerfstudio's limit."""
+    """Longest side of whole photos in training and evaluation, in pixels; a mask's windows are reduced by the same
+    factor. Time grows with its square; 1,600 is also Nerfstudio's limit."""
     mask: Literal["none", "fixed", "moving"] = "none"
     """Train on a quarter of each photo: fixed = the top-left quadrant, as the paper's diffusion data; moving = the
     wandering window of the paper's evaluation. Evaluation always sees full photos."""

@@ -28,11 +28,12 @@ def fit_photo(data: dict[str, Any], cameras: Cameras, index: int, window: Window
         cameras: the dataset's cameras, already of the photo's size.
         index: which of them.
         window: part to keep, in pixels of the photo; None = all of it.
-        max_side: longest side afterwards, in pixels; None or larger than the photo = no change.
+        max_side: longest side of the whole photo afterwards, in pixels; None or larger than the photo = no change. A
+            window is reduced by the same factor, so that it trains at the scale that full photos are evaluated at.
     """
     height, width = data["image"].shape[:2]
     window = window or Window(0, 0, width, height)
-    scale = min(1.0, max_side / max(window.width, window.height)) if max_side else 1.0
+    scale = min(1.0, max_side / max(width, height)) if max_side else 1.0
     size = max(1, round(window.width * scale)), max(1, round(window.height * scale))
     if window == (0, 0, width, height) and size == (width, height):
         return

@@ -65,6 +65,20 @@ def test_reduced_photos_keep_their_field_of_view(scene):
         assert torch.allclose(project(points, a.camera)[0], 2 * project(points, b.camera)[0], atol=1e-3)
 
 
+@pytest.mark.parametrize("mask", ["fixed", "moving"])
+def test_windows_are_reduced_as_much_as_full_photos(scene, mask):
+    """Windows of half the width and height train at the scale that evaluation asks for, not at twice that."""
+    views = manager(scene, mask=mask, max_image_side=24)
+    evaluated, data = views.next_eval_image(0)
+    assert data["image"].shape == (16, 24, 3)
+    for i, view in enumerate(views.train_views()):
+        assert view.image.shape == (8, 12, 3)
+        assert torch.allclose(view.camera.K[:2, :2].float(), evaluated.get_intrinsics_matrices()[0, :2, :2])
+        full = views._full_frame(i, view.camera)
+        assert (full.width, full.height) == (24, 16)
+        assert torch.allclose(full.K.float(), evaluated.get_intrinsics_matrices()[0], atol=1e-4)
+
+
 def test_broken_photos_are_skipped_while_few_and_listed_when_many(copy, capsys):
     photos = sorted((copy / "images").iterdir())
     photos[1].write_bytes(photos[1].read_bytes()[:200])

@@ -43,6 +43,19 @@ def test_pixel_keeps_its_ray(x, y, max_side):
     assert torch.allclose(source[..., 1], expected_y[:, None].expand(-1, len(columns)), atol=1e-3)
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(8, 64), st.integers(8, 48), st.integers(12, 80))
+def test_window_and_full_photo_have_one_scale(width, height, max_side):
+    """Up to the rounding of the window's own size."""
+    scales = []
+    for window in (None, Window(0, 0, width, height)):
+        cameras = base_camera(64, 48)
+        fit_photo({"image": gradient_photo(64, 48)}, cameras, 0, window, max_side)
+        scales.append(torch.stack([cameras.fx[0, 0] / 60, cameras.fy[0, 0] / 55]))
+    rounding = torch.tensor([0.5 / width + 0.5 / 64, 0.5 / height + 0.5 / 48])
+    assert ((scales[0] - scales[1]).abs() <= rounding + 1e-6).all()
+
+
 def test_nothing_to_do_changes_nothing():
     cameras = base_camera(64, 48)
     before = gradient_photo(64, 48)
