@@ -110,7 +110,8 @@ class Curve:
         densifier = trainer.pipeline.model.densifier
         self.resets = densifier.reset_every, densifier.stop
         after_step = [TrainingCallbackLocation.AFTER_TRAIN_ITERATION]
-        trainer.callbacks.append(TrainingCallback(after_step, self.measure, args=[trainer.pipeline]))
+        # First of all: the same step may split splats and pull opacities down, which takes some steps to heal.
+        trainer.callbacks.insert(0, TrainingCallback(after_step, self.measure, args=[trainer.pipeline]))
 
     def measure(self, pipeline: Any, step: int) -> None:
         """Add a row where one is due."""
