@@ -16,6 +16,8 @@ CLIP_TOLERANCE = 0.1
 """The same for two clips that show one view."""
 CHANGED = 0.02
 """Difference of colour, in a pixel's surroundings, at which a repair begins to tell something new."""
+NEWS = 0.05
+"""Mean `novelty` below which a frame is its render over again."""
 CONTRADICTS = 0.05
 """A frame contradicts the photos where it differs from them by this much more than its render does, in smoothed
 colours."""
@@ -57,8 +59,7 @@ def render_confidence(rgb: Tensor, rendered: Tensor, support: Tensor) -> Tensor:
 
 
 def novelty(rgb: Tensor, rendered: Tensor) -> Tensor:
-    """[H, W, 1] in [0, 1): 0 where a repair [H, W, 3] left the render and its surroundings as they were. What a render
-    shows already it cannot teach; it would only hold the splats back where the photos move them on."""
+    """[H, W, 1] in [0, 1): 0 where a repair [H, W, 3] left the render and its surroundings as they were."""
     square = _windows((rgb - rendered).square().mean(-1, keepdim=True), 16)
     return 1.0 - torch.exp(-square / CHANGED**2)
 

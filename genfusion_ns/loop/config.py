@@ -103,8 +103,8 @@ class LoopConfig:
     paste: bool = True
     """Captured pixels replace a repaired frame's wherever a captured view surely covers them."""
     weigh: bool = True
-    """Believe frames only where they tell something new, less where they contradict well-supported renders or the
-    photos, and refuse clips that contradict the photos too much; without it all count alike."""
+    """Believe frames less where they contradict well-supported renders or the photos, not at all if they are the render
+    over again, and refuse clips that contradict the photos too much; without it all count alike."""
     neighbours: int = 4
     """Captured views that each generated frame is compared with; more cost time and seldom see the same."""
     max_side: int = 960

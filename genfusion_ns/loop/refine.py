@@ -12,6 +12,7 @@ from genfusion_ns.cameras import Camera
 from genfusion_ns.loop.align import align_colour, align_disparity
 from genfusion_ns.loop.captured import SeenViews
 from genfusion_ns.loop.confidence import (
+    NEWS,
     REFUSED,
     clip_agreements,
     clip_confidence,
@@ -96,8 +97,9 @@ def _refine(
         confidence = confidence * render_confidence(rgb, rendered.rgb[i], photos.seen)
     if config.paste:
         rgb, confidence = paste(rgb, confidence, photos)
-    if config.weigh:
-        confidence = confidence * novelty(repaired.rgb[i], rendered.rgb[i])
+    if config.weigh and float(novelty(repaired.rgb[i], rendered.rgb[i]).mean()) < NEWS:
+        # the render over again can only hold the splats back where the photos move them on
+        confidence = torch.zeros_like(confidence)
     return RefinedFrame(rendered.cameras[i], rgb, disparity, confidence, agreement, aligned, depth, alpha)
 
 

@@ -132,7 +132,17 @@ def test_the_truth_is_believed_and_a_lie_is_not():
     assert all(f.confidence.mean() > 0.8 for f in refined(OracleRepairer(textured, 0.02), unpasted, shown=faded))
 
 
-def test_what_was_left_unchanged_teaches_nothing_pasted_or_not():
+def test_a_frame_left_unchanged_teaches_nothing_pasted_or_not():
+    class Toucher(OracleRepairer):
+        """Changes the second frame only, a corner of it."""
+
+        def repair(self, clip, reference):
+            rgb = clip.rgb.clone()
+            rgb[1, :36, :48] = 0.5
+            return replace(super().repair(clip, reference), rgb=rgb)
+
+    touched = refined(Toucher(textured), replace(LoopConfig(), paste=False))
+    assert [float(f.confidence.max()) > 0 for f in touched] == [False, True, False, False]
     assert all(f.confidence.max() == 0 for f in refined(IdentityRepairer()))
     assert all(f.confidence.min() == 1 for f in refined(IdentityRepairer(), replace(LoopConfig(), weigh=False)))
 
@@ -141,7 +151,9 @@ def test_anchored_ends_are_the_photos_themselves():
     for frames in (refined(OracleRepairer(textured, 0.3)), refined(IdentityRepairer(), shown=other)):
         for i, k in ((0, 0), (3, 1)):
             torch.testing.assert_close(frames[i].rgb, textured(CAPTURED[k]).color, atol=2e-3, rtol=0)
-            assert frames[i].confidence.max() in (0, 1)
+
+    for i in (0, 3):
+        assert refined(OracleRepairer(textured, 0.3))[i].confidence.min() == 1
 
 
 def test_disparity_comes_back_in_the_scenes_units():

@@ -194,7 +194,7 @@ def test_a_round_is_logged_with_its_picture(tmp_path):
     writer.EVENT_STORAGE.clear()
     scalars = events["Rounds"]["event"]
     assert scalars["pool size"] == 7 and scalars["coverage"] == 0.625 and scalars["agreement"] == 0.875
-    assert scalars["admitted"] == 7 and scalars["photos before (dB)"] == 21.5
+    assert scalars["admitted"] == 7 and scalars["held-out photos before (dB)"] == 21.5
     picture = events["Rounds/before, after, confidence"]
     assert picture["step"] == events["Rounds"]["step"] == 9 and torch.equal(picture["event"], sheet())
     saved = np.asarray(Image.open(tmp_path / "rounds" / "round_001.png"))
