@@ -2,7 +2,8 @@
 
 splatfacto                        Nerfstudio's own, where there is CUDA
 2dgs                              our model without the loop
-genfusion-REPAIRER                the loop with 'identity', 'classical', or bundled weights such as 'lite'
+genfusion-REPAIRER                the loop with 'identity', 'classical', or bundled weights by name; 'lite' stands for
+                                  whichever of the lite family is bundled
 genfusion:WEIGHTS                 the loop with any weights: a folder, a bundled name or a hub id
 genfusion-REPAIRER-no-expansion   the loop without surfaces unprojected from repaired frames
 genfusion-REPAIRER-no-densifier   the loop with 3DGS's gradient densifier instead of the sparsity-aware one
@@ -26,6 +27,8 @@ ABLATIONS = {"no-expansion": (False, True), "no-densifier": (True, False), "neit
 """Suffix -> whether repaired frames add splats, whether the densifier is the sparsity-aware one."""
 DEFAULTS = ("splatfacto", "2dgs", "genfusion-identity", "genfusion-classical", "genfusion-lite")
 """What is measured where nothing else is asked for, less what cannot run."""
+LITE_FAMILY = ("lite", "lite-small", "lite-fast")
+"""Which bundled weights 'genfusion-lite' prefers; others of that prefix come last."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def recipe_of(method: str) -> Recipe:
     if method.startswith("genfusion-"):
         name, expand, sparsity_aware = _without_ablation(method.removeprefix("genfusion-"))
         if name in CONFIGURATIONS or name in bundled_names():
-            return Recipe("genfusion", "diffusion", name, expand, sparsity_aware)
+            return Recipe("genfusion", "diffusion", bundled_or_same(name), expand, sparsity_aware)
         if name in repairer_names() and name != "diffusion":
             return Recipe("genfusion", name, "", expand, sparsity_aware)
     names = [name for name in repairer_names() if name != "diffusion"]
@@ -68,6 +71,14 @@ def recipe_of(method: str) -> Recipe:
         f"weights by name: {', '.join(CONFIGURATIONS)}), that with -{', -'.join(ABLATIONS)} behind it, or "
         "genfusion:WEIGHTS."
     )
+
+
+def bundled_or_same(name: str) -> str:
+    """`name`, but for 'lite' the name of the bundled weights that it stands for, where any are."""
+    if name != "lite":
+        return name
+    have = [found for found in bundled_names() if found.startswith("lite")]
+    return next((found for found in (*LITE_FAMILY, *have) if found in have), name)
 
 
 def missing(method: str, has_cuda: bool) -> str:

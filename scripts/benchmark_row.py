@@ -152,6 +152,7 @@ def measure(row: Row, output_dir: Path) -> dict[str, Any]:
     save_pictures(pipeline, output_dir)
     return {
         **asdict(row),
+        "weights": recipe_of(row.method).weights,
         "max_num_iterations": config.max_num_iterations,
         **metrics,
         "train_views": len(pipeline.datamanager.train_dataset),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import re
@@ -108,7 +109,8 @@ def test_protocols_of_the_public_layouts(tmp_path):
 # -- methods ---------------------------------------------------------------------------------------------------------
 
 
-def test_names_of_methods():
+def test_names_of_methods(monkeypatch):
+    monkeypatch.setattr(benchmark_methods, "bundled_names", lambda: [])
     recipe = benchmark_methods.recipe_of
     assert recipe("2dgs").repairer is None and recipe("splatfacto").model == "splatfacto"
     assert recipe("genfusion-classical") == benchmark_methods.Recipe("genfusion", "classical")
@@ -133,6 +135,57 @@ def test_what_cannot_run_is_left_out_with_a_line(monkeypatch):
     assert len(lines) == 2 and "CUDA" in lines[0] and "genfusion-lite is left out" in lines[1] and "lite" in lines[1]
     monkeypatch.setattr(benchmark_methods, "bundled_names", lambda: ["lite"])
     assert benchmark_methods.runnable((), has_cuda=True) == (list(benchmark_methods.DEFAULTS), [])
+
+
+@pytest.mark.parametrize(
+    ("bundled", "expected"),
+    [
+        ([], "lite"),
+        (["official"], "lite"),
+        (["lite-fast", "lite-small"], "lite-small"),
+        (["lite", "lite-fast", "lite-small"], "lite"),
+        (["lite-fast", "lite-new"], "lite-fast"),
+        (["lite-new"], "lite-new"),
+    ],
+)
+def test_lite_stands_for_what_is_bundled(monkeypatch, bundled, expected):
+    monkeypatch.setattr(benchmark_methods, "bundled_names", lambda: bundled)
+    names = [benchmark_methods.recipe_of(f"genfusion-lite{end}").weights for end in ("", "-neither", "-small")]
+    assert names == [expected, expected, "lite-small"]
+    assert (benchmark_methods.missing("genfusion-lite", False) == "") == (expected in bundled)
+
+
+def tiny_weights(folder: Path, **settings) -> None:
+    """A saved pipeline of a few thousand random weights that works in one step."""
+    path = REPO / "tests" / "diffusion" / "tiny_networks.py"
+    spec = importlib.util.spec_from_file_location("tiny_networks_for_benchmark", path)
+    assert spec is not None and spec.loader is not None
+    networks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(networks)
+    tiny = networks.LITE
+    networks.tiny_pipeline(replace(tiny, settings=tiny.settings | settings)).save_pretrained(folder)
+
+
+def test_bundled_weights_of_another_name_repair_in_the_loop(config_of, tmp_path, monkeypatch):
+    """As the release has them: the only bundled weights are called lite-small, and take one step."""
+    from genfusion_ns.cameras import Camera
+    from genfusion_ns.loop.repair import RGBDClip
+
+    monkeypatch.setattr("diffusion.locate.BUNDLED", tmp_path / "weights")
+    assert benchmark_methods.runnable(["genfusion-lite"], False)[0] == []
+    tiny_weights(tmp_path / "weights" / "lite-small", default_steps=1, start_noise=0.0)
+    assert benchmark_methods.runnable(["genfusion-lite"], False) == (["genfusion-lite"], [])
+    loop = config_of(method="genfusion-lite").pipeline.datamanager.loop
+    assert (loop.repairer, loop.diffusion.weights, loop.diffusion.steps) == ("diffusion", "lite-small", None)
+    plans: list[str] = []
+    repairer = loop.make_repairer("cpu", plans.append)
+    random = torch.Generator().manual_seed(0)
+    rgb, depth = torch.rand(3, 16, 24, 3, generator=random), 1 + torch.rand(3, 16, 24, 1, generator=random)
+    camera = Camera(torch.eye(4), torch.eye(3), 24, 16)
+    repaired = repairer.repair(RGBDClip(rgb, depth, torch.ones_like(depth), [camera] * 3), rgb[0])
+    assert repaired.rgb.shape == rgb.shape and repaired.rgb.isfinite().all()
+    assert repairer.fingerprint == benchmark_methods.weights_hash("genfusion-lite") != ""
+    assert ", 1 steps" in plans[0]
 
 
 def test_other_weights_of_the_same_name_are_measured_anew(data_root, tmp_path):
@@ -324,6 +377,12 @@ def test_table_says_na_and_leaks():
     text = printed(benchmark_report.table_of(rows))
     assert "23.46" in text and "n/a" in text and "0.432" in text and "1,234" in text
     assert text.count("leaks") == 1 and "genfusion-identity (official points, leaks)" in text
+
+
+def test_table_names_the_weights_that_lite_stands_for():
+    names = {"genfusion-lite": "lite-small", "genfusion-lite-small": "lite-small", "genfusion:/a/b": "/a/b", "2dgs": ""}
+    labels = [benchmark_report.label(finished_row(a_row(method=m), weights=w)) for m, w in names.items()]
+    assert labels == ["genfusion-lite (lite-small)", "genfusion-lite-small", "genfusion:/a/b", "2dgs"]
 
 
 def test_published_figures_stand_beside_ours_and_say_what_they_are():
