@@ -267,7 +267,7 @@ class GeneratedViews:
         index = {"capacity": self.capacity, "next_id": self.next_id, "frames": records}
         write_atomic(folder / _INDEX, json.dumps(index, indent=1).encode())
         kept = {record["file"] for record in records}
-        for path in folder.glob("frame_*.safetensors"):
+        for path in [*folder.glob("frame_*.safetensors"), *folder.glob(".*.tmp")]:  # of before, or of a kill
             if path.name not in kept:
                 path.unlink()
 

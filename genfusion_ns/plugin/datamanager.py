@@ -250,9 +250,12 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         assert trainer is not None and pipeline is not None
         after_step, after_all = TrainingCallbackLocation.AFTER_TRAIN_ITERATION, TrainingCallbackLocation.AFTER_TRAIN
         folder = trainer.base_dir / GENERATED_FOLDER
+        if self.loop_state.pool or folder.is_dir():
+            # resumed: what the folder holds may be older, or newer, than the checkpoint
+            self.loop_state.pool.save(folder)
         return [
             TrainingCallback([after_step], self.run_round_if_due, args=[pipeline.model, folder]),
-            TrainingCallback([after_step], self.end_loop_if_due, args=[pipeline.model]),
+            TrainingCallback([after_step], self.end_loop_if_due, args=[pipeline.model, folder]),
             TrainingCallback([after_all], self.print_rounds),
         ]
 
@@ -289,13 +292,14 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
             soft_wrap=True,
         )
 
-    def end_loop_if_due(self, model: GenFusionModel, step: int) -> None:
+    def end_loop_if_due(self, model: GenFusionModel, folder: Path, step: int) -> None:
         """When generated views have taught for the last time, held-out photos judge the last round too."""
         if step + 1 == self._loop.until and self.loop_state.reports:
             _, judging = self._captured_views(model)
             if not judging.cameras:
                 return
             judge_last_round(model.render, judging, self.loop_state, self._loop, model.trained_splats())
+            self.loop_state.pool.save(folder)
             self.rounds.update(self.loop_state, self._loop, step + 1, self._run_length)
 
     def print_rounds(self, step: int) -> None:

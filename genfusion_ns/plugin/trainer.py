@@ -121,6 +121,8 @@ class GenFusionTrainer(Trainer):
         self.pipeline.count_observers()
         path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
         # Not in the same folder: Nerfstudio reads every file name there as a step number.
+        for left in self.base_dir.glob(".step-*.ckpt.*"):  # by a run that was killed while it wrote
+            left.unlink(missing_ok=True)
         temporary = self.base_dir / f".{path.name}.{os.getpid()}"
         state = {
             "step": step,
