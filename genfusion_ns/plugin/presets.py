@@ -79,4 +79,5 @@ def _model(config: GenFusionTrainerConfig, **values: Any) -> None:
 
 
 def _densify(config: GenFusionTrainerConfig, **values: Any) -> None:
-    config.pipeline.model.densifier = replace(config.pipeline.model.densifier, **values)
+    # 3DGS's and the official code's bound of huge splats
+    config.pipeline.model.densifier = replace(config.pipeline.model.densifier, prune_scale3d=0.1, **values)
