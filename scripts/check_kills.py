@@ -133,8 +133,8 @@ def announce_moments(tell: Callable[[str], None]) -> None:
         inside("file")
         write(*given)
 
-    def told_save(views: GeneratedViews, folder: Path) -> None:
-        save_pool(views, folder)
+    def told_save(self: GeneratedViews, folder: Path) -> None:
+        save_pool(self, folder)
         tell(f"round {now} saved")
 
     def told_checkpoint(trainer: GenFusionTrainer, step: int) -> None:
