@@ -28,8 +28,8 @@ compat.apply()
 
 SHORT_RUN_DENSIFIER = SparsityAwareDensifier(start=500, stop=5000, every=100, reset_every=3000, prune_scale3d=0.5)
 """The sparsity-aware densifier in the 7,000 steps of our presets (their `reference_iterations`). Huge splats are those
-beyond Nerfstudio's 0.5: at 3DGS's 0.1 a sixth of a room's splats were removed after the opacity reset, time and again,
-which cost 0.9 dB in 1,500 steps of the procedural room and 3.7 dB in 10,000."""
+beyond Nerfstudio's 0.5: at 3DGS's 0.1 a sixth of a room's splats went after the opacity reset, which cost 0.9 dB in
+1,500 steps of the procedural room."""
 
 
 def gpu_config(method_name: str) -> GenFusionTrainerConfig:
