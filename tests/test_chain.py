@@ -42,7 +42,7 @@ def test_from_an_empty_folder_to_scores(
     make_pairs(MakePairs(output=pairs, scenes=2, **shared))
     stages = (Stage(20, frames=4, height=16, width=32),)
     vae = train_vae(VaeConfig(pairs=pairs, output=tmp_path / "vae", configuration="toy", stages=stages))
-    config = RepairConfig(pairs=pairs, output=tmp_path / "denoiser", start="toy", vae=vae, most_psnr=100.0)
+    config = RepairConfig(pairs=pairs, output=tmp_path / "denoiser", start="toy", vae=vae)
     folder = train_denoiser(replace(config, val_pairs=pairs, stages=stages, latent_weight=0.0))
     import eval_repair
 

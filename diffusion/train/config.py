@@ -106,13 +106,15 @@ class RepairConfig(RunConfig):
     """Let that error teach the autoencoder's decoder too: a residual model needs it to draw changes, not whole frames.
     Switched off for weights whose decoder is good already, as the official ones'."""
     relative: bool = True
-    """Weigh each clip by how wrong its rendering is, so that the loss measures the gain in dB; without it holes, where
+    """Weigh each frame by how wrong its rendering is, so that the loss measures the gain in dB; without it holes, where
     errors are ten times larger, drown everything else."""
+    only_chooser: bool = False
+    """Train the chooser alone, on top of a denoiser that is trained already: a matter of minutes."""
     condition_dropout: float = 0.05
     """Share of the clips whose photo is replaced by a grey one, which guidance needs; the paper's 0.05."""
-    most_psnr: float = 26.0
-    """Pairs whose rendering is nearer to the truth than this, in dB, are left out: a real capture of a few photos is
-    rendered at 12 to 20 dB, and from nearly perfect clips a network only learns to do nothing. 100 = all are used."""
+    most_psnr: float = 100.0
+    """Pairs whose rendering is nearer to the truth than this, in dB, are left out. 100 = all are used; with 26 a network
+    learnt more about poor clips, and spoilt good ones."""
     augment: bool = True
     """Mirror, reverse and recolour clips at random."""
 

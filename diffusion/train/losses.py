@@ -38,18 +38,18 @@ def reconstruction(output: Tensor, target: Tensor, known: Tensor, depth_weight: 
 
 
 def root_mean_square(output: Tensor, target: Tensor, known: Tensor, depth_weight: float) -> Tensor:
-    """As `reconstruction`, with each clip's root mean squared error: what PSNR is made of, and least for the mean of
-    all that could be there."""
-    colour = (output[:, :3] - target[:, :3]).square().flatten(1).mean(1)
+    """Root mean squared error [B, T] of each frame's colour, plus that of its disparity times `depth_weight`: what PSNR
+    is made of, and least for the mean of all that could be there. Arguments as `reconstruction`'s."""
+    colour = (output[:, :3] - target[:, :3]).square().mean((1, 3, 4))
     total = (colour + 1e-6).sqrt()
     if output.shape[1] == 3:
         return total
-    square = ((output[:, 3:] - target[:, 3:]).square() * known).flatten(1).sum(1)
-    return total + depth_weight * (square / known.flatten(1).sum(1).clamp_min(1) + 1e-6).sqrt()
+    square = ((output[:, 3:] - target[:, 3:]).square() * known).sum((1, 3, 4))
+    return total + depth_weight * (square / known.sum((1, 3, 4)).clamp_min(1) + 1e-6).sqrt()
 
 
 def relative_error(error: Tensor, before: Tensor, floor: float) -> Tensor:
-    """Errors [B] as shares of the errors [B] before anything was done; `floor` keeps clips that were nearly right from
+    """Errors as shares of the errors before anything was done (of one shape); `floor` keeps clips that were nearly right from
     counting for more than they are worth. Its gradient is that of the gain in dB, up to a factor."""
     return error / (before.detach() + floor)
 

@@ -18,8 +18,8 @@ from diffusion.train.batches import RepairBatch
 from diffusion.train.config import RepairConfig
 from diffusion.train.losses import clean_estimate, draw_timesteps, relative_error, root_mean_square
 
-LATENT_FLOOR, PIXEL_FLOOR = 0.01, 0.1
-"""Errors of latents (squared) and of frames in [-1, 1] below which a clip counts as right."""
+LATENT_FLOOR, PIXEL_FLOOR = 0.01, 0.02
+"""Errors of latents (squared) and of frames in [-1, 1] below which a clip or frame counts as right."""
 
 
 class RepairNetworks(nn.Module):
@@ -70,7 +70,7 @@ class RepairTask:
         beside: dict[str, nn.Module] = {}
         if config.pixel_weight and pipeline.chooser is not None:
             beside["chooser"] = pipeline.chooser
-        if config.pixel_weight and config.train_decoder:
+        if config.pixel_weight and config.train_decoder and not config.only_chooser:
             names = ("decoder", "post_quant_conv")
             beside |= {name: module for name, module in pipeline.vae.named_children() if name in names}
         return cls(pipeline, RepairNetworks(pipeline.unet, pipeline.resampler, nn.ModuleDict(beside)), config)
@@ -90,7 +90,8 @@ class RepairTask:
         last = timesteps == len(schedule) - 1
         noise = torch.where(last.reshape(-1, 1, 1, 1, 1), pipeline.config["start_noise"] * noise, noise)
         noisy = schedule.add_noise(wanted, noise, timesteps)
-        prediction = model(torch.cat([noisy, conditions], dim=1), timesteps, tokens)
+        with torch.set_grad_enabled(not config.only_chooser):
+            prediction = model(torch.cat([noisy, conditions], dim=1), timesteps, tokens)
         # a clip whose true depth is unknown has no true latent either: only its decoded colours teach
         whole = batch.depth_known.flatten(1).mean(1) > 0.5
         error = (prediction - schedule.get_velocity(wanted, noise, timesteps)).square().flatten(1).mean(1)
