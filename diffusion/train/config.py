@@ -113,8 +113,8 @@ class RepairConfig(RunConfig):
     condition_dropout: float = 0.05
     """Share of the clips whose photo is replaced by a grey one, which guidance needs; the paper's 0.05."""
     most_psnr: float = 100.0
-    """Pairs whose rendering is nearer to the truth than this, in dB, are left out. 100 = all are used; with 26 a network
-    learnt more about poor clips, and spoilt good ones."""
+    """Pairs whose rendering is nearer to the truth than this, in dB, are left out. 100 = all are used; with 26 a
+    network learnt more about poor clips, and spoilt good ones."""
     augment: bool = True
     """Mirror, reverse and recolour clips at random."""
 

@@ -49,8 +49,8 @@ def root_mean_square(output: Tensor, target: Tensor, known: Tensor, depth_weight
 
 
 def relative_error(error: Tensor, before: Tensor, floor: float) -> Tensor:
-    """Errors as shares of the errors before anything was done (of one shape); `floor` keeps clips that were nearly right from
-    counting for more than they are worth. Its gradient is that of the gain in dB, up to a factor."""
+    """Errors as shares of the errors before anything was done (of one shape); `floor` keeps what was nearly right from
+    counting for more than it is worth. Its gradient is that of the gain in dB, up to a factor."""
     return error / (before.detach() + floor)
 
 
