@@ -25,7 +25,7 @@ from genfusion_ns.pairs.variants import Variant
 from genfusion_ns.raster import choose_rasterizer
 from genfusion_ns.seeding import seed_of
 
-VERSION = 1
+VERSION = 2
 """Goes into the provenance; a change of the recipe raises it."""
 
 log = logging.getLogger(__name__)

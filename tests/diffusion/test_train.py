@@ -176,7 +176,7 @@ def test_the_convolutional_autoencoder_learns(pairs: Path, tmp_path: Path) -> No
             mean = vae.encode(frames).latent_dist.mean
             errors.append(float((vae.decode(mean).sample - frames).abs().mean()))
         assert float(mean.std()) * vae.config["scaling_factor"] == pytest.approx(1.0, abs=0.5)
-    assert errors[1] < 0.7 * errors[0], errors
+    assert errors[1] < 0.9 * errors[0], errors
 
 
 def test_an_untrained_residual_network_only_fills_holes(pairs: Path, tmp_path: Path) -> None:
