@@ -12,7 +12,7 @@ from pair_units import TINY, tiny_unit
 
 from diffusion.train.shards import read_shard
 from genfusion_ns.pairs.footage import procedural_footage
-from genfusion_ns.pairs.make import make_pairs, make_unit
+from genfusion_ns.pairs.make import VERSION, make_pairs, make_unit
 from genfusion_ns.pairs.variants import Variant
 
 
@@ -33,7 +33,7 @@ def test_a_unit_becomes_a_shard_of_clips(tmp_path):
         assert (pair.render_rgb[(pair.render_alpha == 0).expand_as(pair.render_rgb)] <= 1).all()
         assert ((pair.render_depth > 0) | (pair.render_alpha <= 1)).all()
         wanted = {"scene": "points-0000001", "family": "points", "seed": 1, "variant": "corner", "split": "train"}
-        assert {**pair.provenance, **wanted, "source": "procedural", "version": 1} == pair.provenance
+        assert {**pair.provenance, **wanted, "source": "procedural", "version": VERSION} == pair.provenance
     # the two snapshots are not the same
     assert not torch.equal(pairs[0].render_rgb, pairs[2].render_rgb)
 
