@@ -35,7 +35,7 @@ from genfusion_ns.errors import UserError, exits_cleanly
 
 REPO = Path(__file__).resolve().parents[1]
 NO_LOOP = ("--pipeline.datamanager.loop.every", "0")
-IDENTITY = ("--pipeline.datamanager.loop.repairer", "identity")
+CLASSICAL = ("--pipeline.datamanager.loop.repairer", "classical")
 ONE_STEP = re.compile(r"(\d+) \(\d+\.\d+%\)")  # how Nerfstudio's log tells its progress
 
 
@@ -73,7 +73,7 @@ def cases(args: Demo) -> list[Case]:
     return [
         Case("all_views", "2DGS, all photos", args.steps, NO_LOOP),
         Case("few_views", f"2DGS, {args.few} photos", args.few_steps, (*NO_LOOP, *sparse)),
-        Case("genfusion", f"genfusion (identity repairer), {args.few} photos", args.few_steps, (*IDENTITY, *sparse)),
+        Case("genfusion", f"genfusion (classical repairer), {args.few} photos", args.few_steps, (*CLASSICAL, *sparse)),
     ]
 
 
