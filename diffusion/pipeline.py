@@ -59,7 +59,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
 
     Args:
         unet: the denoiser. Its input channels are the noisy latent's, the renderings' latent's and, where one more is
-            left over, the renderings' opacity. Output channels beyond the latent's weigh `candidates`.
+            left over, the renderings' opacity.
         vae: RGB-D autoencoder (4 image channels), or of RGB alone (3).
         resampler: makes context tokens of a photo's tokens.
         scheduler: the sampler; any with the interface of `RescaledDDIMScheduler`.

@@ -78,11 +78,9 @@ def make_method(name: str) -> Callable[[Pair], Repaired]:
 
 
 def _classical(pair: Pair) -> Repaired:
-    from genfusion_ns.loop.classical import repair_frame
+    from genfusion_ns.loop.classical import repair_clip
 
-    maps = (pair.render_rgb.float() / 255, pair.render_depth.float(), pair.render_alpha.float() / 255)
-    frames = [repair_frame(*(m[i].numpy() for m in maps)) for i in range(len(maps[0]))]
-    return torch.from_numpy(np.stack([f[0] for f in frames])), torch.from_numpy(np.stack([f[1] for f in frames]))
+    return repair_clip(pair.render_rgb.float() / 255, pair.render_depth, pair.render_alpha.float() / 255)[:2]
 
 
 def _disparity(depth: Tensor) -> Tensor:

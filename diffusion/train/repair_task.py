@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +76,7 @@ class RepairTask:
             beside |= {name: module for name, module in pipeline.vae.named_children() if name in names}
         return cls(pipeline, RepairNetworks(pipeline.unet, pipeline.resampler, nn.ModuleDict(beside)), config)
 
-    @property
+    @cached_property
     def noise_schedule(self) -> RescaledDDIMScheduler:
         """The forward process of the pipeline's sampler."""
         keys = ("num_train_timesteps", "beta_start", "beta_end", "rescale_base", "rescale_steps")

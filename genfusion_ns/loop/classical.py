@@ -29,12 +29,17 @@ class ClassicalRepairer:
     def repair(self, clip: RGBDClip, reference: Tensor) -> RepairedClip:
         """See `Repairer.repair`; the reference is not looked at."""
         del reference
-        frames = [
-            repair_frame(*(values[i].cpu().float().numpy() for values in (clip.rgb, clip.depth, clip.alpha)))
-            for i in range(len(clip.rgb))
-        ]
-        rgb, disparity, confidence = (torch.from_numpy(np.stack(maps)) for maps in zip(*frames, strict=True))
+        rgb, disparity, confidence = repair_clip(clip.rgb, clip.depth, clip.alpha)
         return RepairedClip(rgb.to(clip.rgb), disparity.to(clip.rgb), confidence.to(clip.rgb))
+
+
+def repair_clip(rgb: Tensor, depth: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`repair_frame` for every frame of [T, H, W, 3], [T, H, W, 1] and [T, H, W, 1]; float32, on the CPU."""
+    frames = [
+        repair_frame(*(values[i].cpu().float().numpy() for values in (rgb, depth, alpha))) for i in range(len(rgb))
+    ]
+    repaired, disparity, confidence = (torch.from_numpy(np.stack(maps)) for maps in zip(*frames, strict=True))
+    return repaired, disparity, confidence
 
 
 def repair_frame(rgb: Array, depth: Array, alpha: Array) -> tuple[Array, Array, Array]:
