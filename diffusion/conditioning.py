@@ -16,14 +16,16 @@ from diffusion.preprocess import clip_pixels, latent_tokens
 
 def clip_context(image_encoder: CLIPVisionModel, resampler: nn.Module, photos: Sequence[Tensor]) -> Tensor:
     """Photos, each [3, h, w] in [-1, 1] and of any size -> context tokens [n, Q, D], by way of the CLIP tower."""
-    size = int(image_encoder.config.image_size)  # pyright: ignore[reportArgumentType]
     dtype = next(resampler.parameters()).dtype
-    contexts = []
-    for photo in photos:
-        pixels = clip_pixels(photo[None], size)
-        tokens = image_tokens(image_encoder, pixels.to(image_encoder.dtype))
-        contexts.append(resampler(tokens.to(dtype)))
-    return torch.cat(contexts)
+    return torch.cat([resampler(clip_tokens(image_encoder, [photo]).to(dtype)) for photo in photos])
+
+
+def clip_tokens(image_encoder: CLIPVisionModel, photos: Sequence[Tensor]) -> Tensor:
+    """What a resampler is given of photos, each [3, h, w] in [-1, 1] and of any size: the CLIP tower's tokens
+    [n, L, D]."""
+    size = int(image_encoder.config.image_size)  # pyright: ignore[reportArgumentType]
+    pixels = torch.cat([clip_pixels(photo[None], size) for photo in photos])
+    return image_tokens(image_encoder, pixels.to(image_encoder.dtype))
 
 
 def latent_context(

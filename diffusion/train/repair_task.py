@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.compose import chosen_base, compose_frames
-from diffusion.conditioning import encode_mean, photo_tokens
+from diffusion.conditioning import clip_tokens, encode_mean, photo_tokens
 from diffusion.configurations import CONFIGURATIONS, make_pipeline
 from diffusion.errors import UserError
 from diffusion.pipeline import RGBDVideoRepairPipeline
@@ -142,11 +142,7 @@ class RepairTask:
         """What the resampler is given of photos [B, 3, h, w]."""
         pipeline = self.pipeline
         if pipeline.image_encoder is not None:
-            from diffusion.models.image_encoder import image_tokens
-            from diffusion.preprocess import clip_pixels
-
-            size = int(pipeline.image_encoder.config.image_size)  # pyright: ignore[reportArgumentType]
-            return image_tokens(pipeline.image_encoder, clip_pixels(photos, size))
+            return clip_tokens(pipeline.image_encoder, list(photos))
         size, patch = tuple(pipeline.config["reference_size"]), pipeline.config["token_patch"]
         return photo_tokens(pipeline.vae, list(photos), size, patch)
 
