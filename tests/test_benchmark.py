@@ -157,7 +157,7 @@ def test_lite_stands_for_what_is_bundled(monkeypatch, bundled, expected):
 
 def tiny_weights(folder: Path, **settings) -> None:
     """A saved pipeline of a few thousand random weights that works in one step."""
-    path = REPO / "tests" / "diffusion" / "tiny_networks.py"
+    path = REPO / "tests" / "tiny_networks.py"
     spec = importlib.util.spec_from_file_location("tiny_networks_for_benchmark", path)
     assert spec is not None and spec.loader is not None
     networks = importlib.util.module_from_spec(spec)

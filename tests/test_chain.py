@@ -8,34 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny_networks import ONE_STEP
 
-from diffusion.configurations import CONFIGURATIONS, lite
+from diffusion.configurations import CONFIGURATIONS
 from diffusion.train.command import train_denoiser, train_vae
 from diffusion.train.config import RepairConfig, Stage, VaeConfig
 from genfusion_ns.commands.make_pairs import MakePairs
 from genfusion_ns.commands.make_pairs import run as make_pairs
 
-TOY = lite(
-    "toy",
-    "lite-small's kind, a thousandth of its size",
-    unet_widths=(16, 32),
-    attention=(False, True),
-    vae_widths=None,
-    latent_channels=8,
-    token_patch=2,
-    context_width=32,
-    queries=8,
-    head_width=8,
-    groups=8,
-    reference_size=(16, 32),
-    one_step=True,
-)
-
 
 def test_from_an_empty_folder_to_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(CONFIGURATIONS, "toy", TOY)
+    monkeypatch.setitem(CONFIGURATIONS, "toy", ONE_STEP)
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
     pairs = tmp_path / "pairs"
     shared = {"variants": 1, "size": (32, 16), "frames": 4, "clip_length": 4, "splats": 300}

@@ -18,7 +18,7 @@ from genfusion_ns.loop.state import LoopState
 
 
 def tiny_pipeline(seed: int):
-    path = Path(__file__).parents[1] / "diffusion" / "tiny_networks.py"
+    path = Path(__file__).parents[1] / "tiny_networks.py"
     spec = importlib.util.spec_from_file_location("tiny_networks_for_loop", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

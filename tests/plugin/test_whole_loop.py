@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from tiny_networks import tiny_pipeline
 
 from genfusion_ns.loop.config import DiffusionConfig
 from genfusion_ns.loop.diffusion_repairer import fingerprint
 from genfusion_ns.loop.pool import GeneratedViews
-
-
-def tiny_pipeline():
-    """Some thousand random weights."""
-    path = Path(__file__).parents[1] / "diffusion" / "tiny_networks.py"
-    spec = importlib.util.spec_from_file_location("tiny_networks_for_plugin", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.tiny_pipeline()
 
 
 def whole_loop(config, weights: Path) -> None:

@@ -24,19 +24,19 @@ LITE = lite(
     groups=8,
 )
 
-PATCHES = lite(
-    "tiny-patches",
-    "for tests: with the autoencoder that is fitted, not trained",
-    unet_widths=(16, 32),
-    attention=(False, True),
-    vae_widths=None,
-    latent_channels=8,
-    token_patch=2,
-    context_width=32,
-    queries=8,
-    head_width=8,
-    groups=8,
-)
+_PATCHES: dict[str, Any] = {
+    "unet_widths": (16, 32),
+    "attention": (False, True),
+    "vae_widths": None,
+    "latent_channels": 8,
+    "token_patch": 2,
+    "context_width": 32,
+    "queries": 8,
+    "head_width": 8,
+    "groups": 8,
+}
+PATCHES = lite("tiny-patches", "for tests: with the autoencoder that is fitted, not trained", **_PATCHES)
+ONE_STEP = lite("tiny-one-step", "for tests: lite-small's kind", **_PATCHES, reference_size=(16, 32), one_step=True)
 
 OFFICIAL = Configuration(
     name="tiny-official",
