@@ -10,19 +10,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffusion.evidence import as_photos_show, as_surroundings_suggest
 from diffusion.preprocess import gaussian_blur
 
-NAMES = ("clip", "blurred", "blurred more", "mean of 3 frames", "mean of 7 frames", "mean of 7 frames, blurred")
+NAMES = (
+    "clip",
+    "blurred",
+    "blurred more",
+    "mean of 3 frames",
+    "mean of 7 frames",
+    "mean of 7 frames, blurred",
+    "as photos show",
+    "as surroundings suggest",
+    "as surroundings suggest, blurred",
+    "as surroundings suggest, blurred more",
+)
 """What `candidates` returns, in order."""
 
 
-def candidates(frames: Tensor) -> Tensor:
-    """Frames [B, C, T, H, W] -> guesses [B, 6, C, T, H, W]; the first is the clip itself.
+FEATURES = 5 * (len(NAMES) - 1) + 3 + 4
+"""Channels that `features` returns."""
 
-    Blurs have a standard deviation of 1 and 2.5 pixels; means are over up to 3 and 7 neighbouring frames.
+
+def candidates(frames: Tensor, evidence: Tensor) -> Tensor:
+    """Frames [B, C, T, H, W] in [-1, 1] and evidence [B, 5, T, H, W] (see `evidence`) -> guesses [B, K, C, T, H, W];
+    the first is the clip itself.
+
+    Blurs have a standard deviation of 1 and 2.5 pixels, those of the surroundings 2.5 and 7; means are over up to 3 and
+    7 neighbouring frames.
     """
     soft, softer = _blurred(frames, 1.0), _blurred(frames, 2.5)
-    return torch.stack([frames, soft, softer, _mean(frames, 3), _mean(frames, 7), _mean(softer, 7)], dim=1)
+    means = _mean(frames, 3), _mean(frames, 7), _mean(softer, 7)
+    around = as_surroundings_suggest(frames, evidence)
+    informed = as_photos_show(frames, evidence), around, _blurred(around, 2.5), _blurred(around, 7.0)
+    return torch.stack([frames, soft, softer, *means, *informed], dim=1)
 
 
 def mixed(guesses: Tensor, logits: Tensor) -> Tensor:
@@ -42,18 +63,20 @@ def mixed(guesses: Tensor, logits: Tensor) -> Tensor:
     return (guesses * weights[:, :, None]).sum(dim=1)
 
 
-def disagreement_features(guesses: Tensor, opacity: Tensor, patch: int) -> Tensor:
-    """How far the guesses lie from the clip, as logarithms of about unit scale.
+def features(guesses: Tensor, opacity: Tensor, evidence: Tensor, patch: int) -> Tensor:
+    """How far the guesses lie from the clip, as logarithms of about unit scale, and what photos show.
 
     Args:
         guesses: [B, K, C, T, H, W] of `candidates`; the first is the clip.
         opacity: [B, 1, T, H, W] in [0, 1].
+        evidence: [B, 5, T, H, W] in [0, 1].
         patch: side of a place in pixels.
 
     Returns:
-        [B, 5 (K - 1) + 3, T, H / patch, W / patch]: the mean absolute difference in colour of every other guess at the
+        [B, FEATURES, T, H / patch, W / patch]: the mean absolute difference in colour of every other guess at the
         place, in its surroundings (9 places wide), in its clip and in its frame, and in disparity at the place (0 if
-        there is none); and how transparent place, surroundings and clip are.
+        there is none); how transparent place, surroundings and clip are; and, in [-1, 1], trust and seen of place and
+        surroundings.
     """
     off = (guesses[:, 1:] - guesses[:, :1]).abs()
     colour, depth = off[:, :, :3].mean(2), off[:, :, 3:].sum(2)
@@ -63,7 +86,9 @@ def disagreement_features(guesses: Tensor, opacity: Tensor, patch: int) -> Tenso
     clip = here.mean((2, 3, 4), keepdim=True).expand_as(here)
     whole = clear.mean((2, 3, 4), keepdim=True).expand_as(clear)
     maps = [here, _surroundings(here), clip, frame, depth_here, clear, _surroundings(clear), whole]
-    return torch.cat([0.5 * (values + 1e-3).log() + 1.5 for values in maps], dim=1)
+    shown = _places(evidence[:, 3:], patch)
+    amplitudes = [0.5 * (values + 1e-3).log() + 1.5 for values in maps]
+    return torch.cat([*amplitudes, 2 * shown - 1, 2 * _surroundings(shown) - 1], dim=1)
 
 
 def _places(values: Tensor, patch: int) -> Tensor:

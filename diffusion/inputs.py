@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from diffusion.errors import UserError
+from diffusion.evidence import CHANNELS
 from diffusion.preprocess import given_range_disparity, minmax_disparity, percentile_disparity, to_network
 
 # Renderers overshoot a little; what lies further out than this is in another unit.
@@ -22,16 +23,20 @@ OUTPUT_TYPES = ("pt", "np", "latent")
 @dataclass
 class RepairInputs:
     """`rgb` [B,T,H,W,3] in [0, 1]; `depth` and `alpha` [B,T,H,W,1] or None; `references[b][i]` [h,w,3] in [0, 1], the
-    same number for each clip; `batched` tells whether the caller gave a batch."""
+    same number for each clip; `warped` [B,T,H,W,5] in [0, 1] or None, see `evidence`; `batched` tells whether the
+    caller gave a batch."""
 
     rgb: Tensor
     depth: Tensor | None
     alpha: Tensor | None
     references: list[list[Tensor]]
+    warped: Tensor | None
     batched: bool
 
 
-def check_inputs(rgb: Any, depth: Any, alpha: Any, references: Any, device: torch.device) -> RepairInputs:
+def check_inputs(
+    rgb: Any, depth: Any, alpha: Any, references: Any, device: torch.device, warped: Any = None
+) -> RepairInputs:
     """Arguments of `RGBDVideoRepairPipeline.__call__` -> checked tensors on `device`.
 
     Raises:
@@ -46,22 +51,24 @@ def check_inputs(rgb: Any, depth: Any, alpha: Any, references: Any, device: torc
         )
     _check_range(frames, "rgb")
     maps: list[Tensor | None] = []
-    for name, value in (("depth", depth), ("alpha", alpha)):
+    for name, value, channels in (("depth", depth, 1), ("alpha", alpha, 1), ("warped", warped, CHANNELS)):
         if value is None:
             maps.append(None)
             continue
-        tensor = _tensor(value, name, device, is_image=name == "alpha")
+        tensor = _tensor(value, name, device, is_image=name != "depth")
         tensor = tensor if batched else tensor[None]
-        expected = (*frames.shape[:-1], 1)
+        expected = (*frames.shape[:-1], channels)
         if tuple(tensor.shape) != expected:
             wanted = list(expected if batched else expected[1:])
             raise UserError(f"{name} has the shape {_shape(value)}; expected {wanted} to go with rgb")
         maps.append(tensor)
     if maps[0] is not None:
         _check_depth(maps[0])
-    if maps[1] is not None:
-        _check_range(maps[1], "alpha")
-    return RepairInputs(frames, maps[0], maps[1], _references(references, len(frames), batched, device), batched)
+    for name, tensor in (("alpha", maps[1]), ("warped", maps[2])):
+        if tensor is not None:
+            _check_range(tensor, name)
+    photos = _references(references, len(frames), batched, device)
+    return RepairInputs(frames, maps[0], maps[1], photos, maps[2], batched)
 
 
 def network_clips(inputs: RepairInputs, disparity: str | tuple[float, float], has_depth: bool) -> tuple[Tensor, Tensor]:

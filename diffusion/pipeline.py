@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
-from diffusion.compose import chosen_base, compose_frames
+from diffusion.compose import compose_frames
 from diffusion.conditioning import (
     clip_context,
     encode_mean,
@@ -27,6 +27,7 @@ from diffusion.conditioning import (
     parameter_versions,
 )
 from diffusion.errors import UserError
+from diffusion.evidence import no_evidence
 from diffusion.filling import fill_clip
 from diffusion.inputs import RepairInputs, check_inputs, check_numbers, check_shape, network_clips
 from diffusion.locate import check_folder, loading_errors_in_one_line, locate_weights
@@ -35,7 +36,7 @@ from diffusion.models.resampler import Resampler
 from diffusion.models.unet import RGBDVideoUNet
 from diffusion.models.vae import Autoencoder, encode_clip, spatial_factor
 from diffusion.postprocess import split_frames
-from diffusion.preprocess import Letterbox, latent_opacity, letterbox
+from diffusion.preprocess import Letterbox, latent_opacity, letterbox, to_network
 from diffusion.sampling import Denoiser, Guidance, RenderStart
 from diffusion.schedulers import RescaledDDIMScheduler, RescaledDPMSolverScheduler
 
@@ -64,7 +65,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         resampler: makes context tokens of a photo's tokens.
         scheduler: the sampler; any with the interface of `RescaledDDIMScheduler`.
         image_encoder: CLIP vision tower for the photos; None = the photos' own VAE latents are the tokens.
-        chooser: for a residual model, chooses what its change is added to from `candidates`; None = the renderings.
+        chooser: makes the best of the renderings before they are encoded, from `candidates`; None = they stay.
         sample_posterior: whether renderings are encoded by a sample of the VAE's posterior (official) or its mean.
         disparity_rule: "minmax" (official) or "percentile", see `preprocess`.
         reference_size: height and width that photos are brought to where there is no image encoder.
@@ -77,7 +78,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         default_steps, default_guidance_scale, default_guidance_rescale: what a call uses unless told otherwise.
     """
 
-    model_cpu_offload_seq = "image_encoder->resampler->unet->chooser->vae"
+    model_cpu_offload_seq = "chooser->image_encoder->resampler->unet->vae"
     _optional_components = ["image_encoder", "chooser"]
     _callback_tensor_inputs = ["latents"]
 
@@ -179,6 +180,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         depth: Frames | None,
         alpha: Frames | None = None,
         references: Frames | Sequence[Any] | None = None,
+        warped: Frames | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_rescale: float | None = None,
@@ -206,6 +208,8 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
             alpha: opacity [T,H,W,1] in [0, 1]. None = 1 where there is depth (everywhere, if `depth` is None).
             references: photos in [0, 1]: [h,w,3], [n,h,w,3] or a list of [h,w,3] of any size. For a batch, one of these
                 for each clip, the same number of photos for each.
+            warped: [T,H,W,5] in [0, 1], what photos show of the frames (see `evidence`): colour, trust, seen. None =
+                nothing is known of that; only weights with a chooser look at it.
             num_inference_steps: steps of the sampler; None = the weights' default, as for the next two.
             guidance_scale: 1 = no guidance, and half the work.
             guidance_rescale: see `guidance.rescale`, in [0, 1].
@@ -239,14 +243,17 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         )
         train_timesteps = len(self.scheduler)
         check_numbers(steps, train_timesteps, strength, eta, vae_chunk, min_frames, output_type)
-        inputs = check_inputs(rgb, depth, alpha, references, self._execution_device)
+        inputs = check_inputs(rgb, depth, alpha, references, self._execution_device, warped)
         box = letterbox(*inputs.rgb.shape[1:4], multiple=self.size_multiple, min_frames=min_frames)
         rule = self.config["disparity_rule"] if disparity_range is None else disparity_range
         has_depth = self.vae.config["in_channels"] > 3
         frames, opacity = (box.pad(clip) for clip in network_clips(inputs, rule, has_depth))
         if self.config["fill_holes"]:
             frames = fill_clip(frames, opacity)
-        full_opacity, opacity = opacity, latent_opacity(opacity, self.vae_factor)
+        if self.chooser is not None:
+            evidence = no_evidence(frames) if inputs.warped is None else box.pad(to_network(inputs.warped))
+            frames = self.chooser(frames, opacity, evidence)
+        opacity = latent_opacity(opacity, self.vae_factor)
         rendered = self._encode(frames, generator, posterior_noise, vae_chunk)
         noise = self._noise(frames, generator, latents, "latents") * self.config["start_noise"]
         context, null_context = self._contexts(inputs, guidance)
@@ -269,8 +276,8 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
             output = RepairOutput(rgb=latents, disparity=None)
         else:
             residual = self.config["residual"]
-            base = chosen_base(self.chooser, frames, full_opacity) if residual else None
-            decoded = compose_frames(self.vae, latents, rendered if residual else None, base, vae_chunk)
+            base = (rendered, frames) if residual else (None, None)
+            decoded = compose_frames(self.vae, latents, *base, vae_chunk)
             output = self._output(decoded, box, inputs.batched, output_type)
         self.maybe_free_model_hooks()
         return output

@@ -102,7 +102,7 @@ def main(options: Options) -> None:
         torch.set_num_threads(options.threads)
     console = Console()
     perceptual = Perceptual() if options.lpips else None
-    refs = [ref for folder in options.pairs for ref in _chosen(find_pairs(folder), options.clips)]
+    refs = [ref for folder in options.pairs for ref in chosen_clips(folder, options.clips)]
     scores: dict[str, list[dict]] = {}
     for name in ("input", *options.methods):
         method = make_method(name)
@@ -110,7 +110,7 @@ def main(options: Options) -> None:
         rows = []
         for index, ref in enumerate(track(refs, description=name, console=console)):
             rows.append(
-                _row(method, ref, perceptual, fid, options.output / "sheets" / f"{index:04d}_{_file(name)}.png")
+                score_clip(method, ref, perceptual, fid, options.output / "sheets" / f"{index:04d}_{_file(name)}.png")
             )
         scores[name] = rows
         if fid is not None:
@@ -124,35 +124,53 @@ def main(options: Options) -> None:
     console.print(f"scores, plot and contact sheets are in {options.output}")
 
 
-def _chosen(refs: list[ClipRef], count: int) -> list[ClipRef]:
+def novel_frames(ref: ClipRef) -> list[int]:
+    """Numbers of a clip's frames that are novel views: a photo that trained whole is none."""
+    return [i for i in range(ref.frames) if i not in ref.provenance.get("captured", ())]
+
+
+def chosen_clips(folder: Path, count: int) -> list[ClipRef]:
+    """`count` clips with a novel view of a folder of pairs, evenly spread; 0 = all."""
+    refs = [ref for ref in find_pairs(folder) if novel_frames(ref)]
     return spread(refs, count) if count else refs
 
 
-def _row(
-    method: Callable[[Pair], Repaired], ref: ClipRef, perceptual: Perceptual | None, fid: Fid | None, sheet: Path
+def score_clip(
+    method: Callable[[Pair], Repaired],
+    ref: ClipRef,
+    perceptual: Perceptual | None = None,
+    fid: Fid | None = None,
+    sheet: Path | None = None,
 ) -> dict:
-    """Scores of one clip, and its contact sheet: rendering, repaired, truth, for four frames."""
+    """Scores of one clip's novel views, and, at `sheet`, what they look like."""
     pair = load_pair(ref)
     target = pair.target_rgb.float() / 255
     began = time.perf_counter()
     image, disparity = method(pair)
     seconds = time.perf_counter() - began
+    novel = novel_frames(ref)
     if fid is not None:
-        fid.add(target, real=True)
-        fid.add(image, real=False)
-    chosen = np.linspace(0, len(target) - 1, 4).round().astype(int)
-    rows = [torch.cat(list(clip[chosen]), dim=1) for clip in (pair.render_rgb.float() / 255, image, target)]
-    sheet.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((torch.cat(rows).clamp(0, 1).numpy() * 255).round().astype(np.uint8)).save(sheet)
+        fid.add(target[novel], real=True)
+        fid.add(image[novel], real=False)
+    if sheet is not None:
+        _draw_sheet([pair.render_rgb.float() / 255, image, target], sheet)
     return {
         "kind": kind_of(ref),
         "scene": str(ref.provenance.get("scene")),
         "variant": str(ref.provenance.get("variant")),
-        **frame_scores(image, target, perceptual),
-        "depth_error": depth_error(disparity, pair.target_depth.float()),
+        **frame_scores(image[novel], target[novel], perceptual),
+        "depth_error": depth_error(disparity[novel], pair.target_depth[novel].float()),
         "flicker": flicker(image, target),
         "seconds": seconds,
     }
+
+
+def _draw_sheet(clips: list[Tensor], path: Path) -> None:
+    """Four frames of some clips [T, H, W, 3] in [0, 1], a clip in each row."""
+    chosen = np.linspace(0, len(clips[0]) - 1, 4).round().astype(int)
+    rows = [torch.cat(list(clip[chosen]), dim=1) for clip in clips]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((torch.cat(rows).clamp(0, 1).numpy() * 255).round().astype(np.uint8)).save(path)
 
 
 SCORES = ("psnr", "gain", "worst_scene", "ssim", "lpips", "lpips_vgg", "depth_error", "flicker", "seconds")

@@ -1,4 +1,4 @@
-"""The whole chain that makes the shipped weights, at toy size: pairs, autoencoder, denoiser, evaluation."""
+"""The whole chain that makes the shipped weights, at toy size: pairs, autoencoder, chooser, denoiser, evaluation."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from tiny_networks import ONE_STEP
 
 from diffusion.configurations import CONFIGURATIONS
-from diffusion.train.command import train_denoiser, train_vae
-from diffusion.train.config import RepairConfig, Stage, VaeConfig
+from diffusion.train.command import train_chooser, train_denoiser, train_vae
+from diffusion.train.config import ChooserConfig, RepairConfig, Stage, VaeConfig
 from genfusion_ns.commands.make_pairs import MakePairs
 from genfusion_ns.commands.make_pairs import run as make_pairs
 
@@ -27,7 +27,8 @@ def test_from_an_empty_folder_to_scores(
     make_pairs(MakePairs(output=pairs, scenes=2, **shared))
     stages = (Stage(20, frames=4, height=16, width=32),)
     vae = train_vae(VaeConfig(pairs=pairs, output=tmp_path / "vae", configuration="toy", stages=stages))
-    config = RepairConfig(pairs=pairs, output=tmp_path / "denoiser", start="toy", vae=vae)
+    chosen = train_chooser(ChooserConfig(pairs=pairs, output=tmp_path / "chooser", start="toy", vae=vae, stages=stages))
+    config = RepairConfig(pairs=pairs, output=tmp_path / "denoiser", start=str(chosen))
     folder = train_denoiser(replace(config, val_pairs=pairs, stages=stages, latent_weight=0.0))
     import eval_repair
 

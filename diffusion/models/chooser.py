@@ -1,4 +1,4 @@
-"""Chooses between simple guesses at a better clip, from how far they lie apart."""
+"""Chooses between simple guesses at a better clip, from how far they lie apart and what photos show."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from diffusion.candidates import NAMES, disagreement_features
+from diffusion.candidates import FEATURES, NAMES, candidates, features, mixed
 
 FIRST_CHOICE = 1.5
 """Logit of the clip itself before training; its share is then about a half."""
@@ -27,9 +27,8 @@ class Chooser(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, patch_size: int = 4, width: int = 48) -> None:
         super().__init__()
-        inputs = 5 * (len(NAMES) - 1) + 3
         self.layers = nn.Sequential(
-            nn.Conv3d(inputs, width, 1),
+            nn.Conv3d(FEATURES, width, 1),
             nn.SiLU(),
             nn.Conv3d(width, width, 1),
             nn.SiLU(),
@@ -41,8 +40,20 @@ class Chooser(ModelMixin, ConfigMixin):
         with torch.no_grad():
             last.get_parameter("bias")[0] = FIRST_CHOICE
 
-    def forward(self, guesses: Tensor, opacity: Tensor) -> Tensor:
-        """`candidates` [B, K, C, T, H, W] and the renderings' opacity [B, 1, T, H, W] in [0, 1] -> logits
-        [B, K, T, H / patch, W / patch] for `mixed`."""
-        features = disagreement_features(guesses, opacity, self.config["patch_size"])
-        return self.layers(features.to(self.dtype))
+    def forward(self, frames: Tensor, opacity: Tensor, evidence: Tensor) -> Tensor:
+        """The mean of a clip's `candidates`, as they are believed.
+
+        Args:
+            frames: [B, C, T, H, W] in [-1, 1], holes filled; H and W are multiples of the patch's side.
+            opacity: [B, 1, T, H, W] in [0, 1], the renderings'.
+            evidence: [B, 5, T, H, W] in [0, 1], the photos'.
+
+        Returns:
+            [B, C, T, H, W], float32.
+        """
+        guesses = candidates(frames.float(), evidence)
+        return mixed(guesses, self.logits(guesses, opacity, evidence).float())
+
+    def logits(self, guesses: Tensor, opacity: Tensor, evidence: Tensor) -> Tensor:
+        """How far each guess is believed: [B, K, T, H / patch, W / patch], see `mixed`."""
+        return self.layers(features(guesses, opacity, evidence, self.config["patch_size"]).to(self.dtype))

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion.errors import UserError
+from diffusion.evidence import no_evidence
 from diffusion.filling import fill_clip
 from diffusion.preprocess import given_range_disparity, percentile_disparity
 from diffusion.train.shards import Pair
@@ -22,13 +23,14 @@ class RepairBatch:
     """Clips in network space, where everything lies in [-1, 1].
 
     `rendered`, `target` [B, 4, T, H, W]; `opacity` [B, 1, T, H, W] in [0, 1]; `depth_known` [B, 1, T, H, W] in {0, 1},
-    where the target's disparity is true; `photos` [B, 3, h, w].
+    where the target's disparity is true; `evidence` [B, 5, T, H, W] in [0, 1]; `photos` [B, 3, h, w].
     """
 
     rendered: Tensor
     target: Tensor
     opacity: Tensor
     depth_known: Tensor
+    evidence: Tensor
     photos: Tensor
 
     def to(self, device: torch.device) -> RepairBatch:
@@ -71,8 +73,16 @@ def network_pair(pair: Pair, photo_size: tuple[int, int], fill_holes: bool = Fal
         target=_channels_first(torch.cat([2 * _unit(pair.target_rgb)[None] - 1, target], dim=-1)),
         opacity=opacity,
         depth_known=_channels_first(known.float()),
+        evidence=_channels_first(_unit(pair.warped)[None]),
         photos=2 * photo - 1,
     )
+
+
+def forget_evidence(batch: RepairBatch, share: float, generator: torch.Generator) -> RepairBatch:
+    """The same without what photos show, for a random `share` of the clips: callers may not know it."""
+    forgotten = (torch.rand(len(batch.rendered), generator=generator) < share).reshape(-1, 1, 1, 1, 1)
+    evidence = torch.where(forgotten.to(batch.evidence.device), no_evidence(batch.rendered), batch.evidence)
+    return replace(batch, evidence=evidence)
 
 
 def joined(batches: Sequence[RepairBatch]) -> RepairBatch:
@@ -110,15 +120,17 @@ def augment(pair: Pair, generator: torch.Generator) -> Pair:
     if _draw(2, generator):
         order = torch.randperm(3, generator=generator)
         gain = 1 - 0.4 * torch.rand(3, generator=generator)
-        recoloured = {
-            name: (getattr(pair, name)[..., order] * gain).round().to(torch.uint8)
-            for name in ("render_rgb", "target_rgb", "reference")
-        }
-        pair = replace(pair, **recoloured)
+
+        def recoloured(image: Tensor) -> Tensor:
+            return (image[..., order] * gain).round().to(torch.uint8)
+
+        names = ("render_rgb", "target_rgb", "reference")
+        warped = torch.cat([recoloured(pair.warped[..., :3]), pair.warped[..., 3:]], dim=-1)
+        pair = replace(pair, **{name: recoloured(getattr(pair, name)) for name in names}, warped=warped)
     return pair
 
 
-_CLIPS = ("render_rgb", "render_depth", "render_alpha", "target_rgb", "target_depth")
+_CLIPS = ("render_rgb", "render_depth", "render_alpha", "target_rgb", "target_depth", "warped")
 
 
 def _mapped(pair: Pair, function: Any) -> Pair:

@@ -1,4 +1,4 @@
-"""`genfusion-train-repairer`: train the autoencoder, then the denoiser, on pairs that `genfusion-make-pairs` wrote."""
+"""`genfusion-train-repairer`: train autoencoder, chooser and denoiser on pairs that `genfusion-make-pairs` wrote."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from diffusion.errors import exits_cleanly
 from diffusion.models.patch_autoencoder import PatchAutoencoder
 from diffusion.models.vae import spatial_factor
 from diffusion.pipeline import RGBDVideoRepairPipeline
-from diffusion.train.config import RepairConfig, VaeConfig, check_config
+from diffusion.train.chooser_task import ChooserTask
+from diffusion.train.config import ChooserConfig, RepairConfig, VaeConfig, check_config
 from diffusion.train.repair_task import RepairTask
+from diffusion.train.shards import ClipRef
 from diffusion.train.trainer import StepBatches, find_pairs, train, without_easy
 from diffusion.train.vae_task import VaeTask, fit_patches, latent_scale
 from diffusion.train.validate import averaged, spread, validate_repair, validate_vae
@@ -64,18 +66,33 @@ def train_vae(config: VaeConfig, stop_after: int | None = None) -> Path:
     return out
 
 
-def train_denoiser(config: RepairConfig, stop_after: int | None = None) -> Path:
-    """Train the denoiser and the resampler; the whole pipeline is written to the folder `pipeline` at the end, float16.
+def train_chooser(config: ChooserConfig, stop_after: int | None = None) -> Path:
+    """Train the chooser; the whole pipeline is written to the folder `pipeline` at the end, float16.
 
     Raises:
         UserError: no pairs, no weights to start from, or settings that cannot work.
     """
-    task = RepairTask.fresh(config)
+    return _train_pipeline(ChooserTask.fresh(config), config, find_pairs(config.pairs), stop_after)
+
+
+def train_denoiser(config: RepairConfig, stop_after: int | None = None) -> Path:
+    """Train the denoiser and the resampler, and the chooser with them; the whole pipeline is written to the folder
+    `pipeline` at the end, float16.
+
+    Raises:
+        UserError: no pairs, no weights to start from, or settings that cannot work.
+    """
+    refs = without_easy(find_pairs(config.pairs), config.most_psnr)
+    return _train_pipeline(RepairTask.fresh(config), config, refs, stop_after)
+
+
+def _train_pipeline(
+    task: RepairTask | ChooserTask, config: RepairConfig | ChooserConfig, refs: list[ClipRef], stop_after: int | None
+) -> Path:
     pipeline = task.pipeline
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     check_config(config, config.stages, pipeline.size_multiple)
     photo_size, fills = tuple(pipeline.config["reference_size"]), pipeline.config["fill_holes"]
-    refs = without_easy(find_pairs(config.pairs), config.most_psnr)
     batches = StepBatches(refs, config.stages, photo_size, fills, config.seed, augmented=config.augment)
     held_out = spread(find_pairs(config.val_pairs), config.validation_clips) if config.val_pairs else []
 
@@ -116,10 +133,17 @@ def main() -> None:
     """Entry point."""
     logging.basicConfig(level="INFO", format="%(message)s", handlers=[RichHandler(console=Console(stderr=True))])
     commands = (
-        Annotated[VaeConfig, tyro.conf.subcommand("vae")] | Annotated[RepairConfig, tyro.conf.subcommand("denoiser")]
+        Annotated[VaeConfig, tyro.conf.subcommand("vae")]
+        | Annotated[ChooserConfig, tyro.conf.subcommand("chooser")]
+        | Annotated[RepairConfig, tyro.conf.subcommand("denoiser")]
     )
     config = tyro.cli(commands, prog="genfusion-train-repairer")  # pyright: ignore[reportArgumentType, reportCallIssue]
-    train_vae(config) if isinstance(config, VaeConfig) else train_denoiser(config)
+    if isinstance(config, VaeConfig):
+        train_vae(config)
+    elif isinstance(config, ChooserConfig):
+        train_chooser(config)
+    else:
+        train_denoiser(config)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What both runs, of the autoencoder and of the denoiser, share."""
+    """What all runs share."""
 
     pairs: Path = Path("pairs")
     """Folder of shards that genfusion-make-pairs wrote."""
@@ -80,13 +80,35 @@ class VaeConfig(RunConfig):
 
 
 @dataclass(frozen=True)
-class RepairConfig(RunConfig):
-    """Train the denoiser and the resampler, with the autoencoder frozen."""
+class PipelineConfig(RunConfig):
+    """What the runs that begin with a whole pipeline share."""
 
     start: str = "lite-small"
     """A configuration's name (random weights), or a folder, a bundled name or a hub id to fine-tune."""
     vae: Path | None = None
     """Folder of an autoencoder that the first run wrote; None = the one in `start`."""
+    depth_weight: float = 0.25
+    """Of the disparity's share in the error of frames."""
+    evidence_dropout: float = 0.1
+    """Share of the clips that come without what photos show, so that the pipeline works without it too."""
+    augment: bool = True
+    """Mirror, reverse and recolour clips at random."""
+
+
+@dataclass(frozen=True)
+class ChooserConfig(PipelineConfig):
+    """Train the chooser alone: nothing is encoded or decoded, and a step takes a tenth of the denoiser's time."""
+
+    stages: tuple[Stage, ...] = field(default_factory=lambda: (Stage(1500, batch=2),))
+    """Sizes of the clips over the run; whole clips, since the chooser looks at their averages."""
+    learning_rate: float = 3e-3
+    """Of AdamW after warm-up; a few thousand weights bear more than a large network."""
+
+
+@dataclass(frozen=True)
+class RepairConfig(PipelineConfig):
+    """Train the denoiser and the resampler, with the autoencoder frozen."""
+
     stages: tuple[Stage, ...] = field(default_factory=lambda: (Stage(1500, 8, 64, 96, batch=2), Stage(3000)))
     """Sizes of the clips over the run."""
     last_share: float = 1.0
@@ -100,23 +122,17 @@ class RepairConfig(RunConfig):
     """Of the error of decoded frames, at steps at the last timestep; 0 trains in the latent space alone."""
     pixel_frames: int = 4
     """Frames per clip that are decoded for it; more cost time and memory."""
-    depth_weight: float = 0.25
-    """Of the disparity's share in the error of decoded frames."""
     train_decoder: bool = True
     """Let that error teach the autoencoder's decoder too: a residual model needs it to draw changes, not whole frames.
     Switched off for weights whose decoder is good already, as the official ones'."""
     relative: bool = True
     """Weigh each frame by how wrong its rendering is, so that the loss measures the gain in dB; without it holes, where
     errors are ten times larger, drown everything else."""
-    only_chooser: bool = False
-    """Train the chooser alone, on top of a denoiser that is trained already: a matter of minutes."""
     condition_dropout: float = 0.05
     """Share of the clips whose photo is replaced by a grey one, which guidance needs; the paper's 0.05."""
     most_psnr: float = 100.0
     """Pairs whose rendering is nearer to the truth than this, in dB, are left out. 100 = all are used; with 26 a
     network learnt more about poor clips, and spoilt good ones."""
-    augment: bool = True
-    """Mirror, reverse and recolour clips at random."""
 
 
 def stage_at(stages: tuple[Stage, ...], step: int) -> Stage:

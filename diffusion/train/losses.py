@@ -7,6 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+PIXEL_FLOOR = 0.02
+"""Error of frames in [-1, 1] below which one counts as right."""
+
 
 def learning_rate(step: int, total: int, peak: float, warmup: int, schedule: str, floor: float = 0.05) -> float:
     """Rises linearly to `peak` over `warmup` steps, then falls as half a cosine to `floor` * peak at the last step, or
@@ -52,6 +55,12 @@ def relative_error(error: Tensor, before: Tensor, floor: float) -> Tensor:
     """Errors as shares of the errors before anything was done (of one shape); `floor` keeps what was nearly right from
     counting for more than it is worth. Its gradient is that of the gain in dB, up to a factor."""
     return error / (before.detach() + floor)
+
+
+def relative_frame_error(output: Tensor, before: Tensor, target: Tensor, known: Tensor, depth_weight: float) -> Tensor:
+    """Mean over all frames of their `root_mean_square` error as a share of that `before`."""
+    errors = root_mean_square(output, target, known, depth_weight)
+    return relative_error(errors, root_mean_square(before, target, known, depth_weight), PIXEL_FLOOR).mean()
 
 
 def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:

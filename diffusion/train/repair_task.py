@@ -1,31 +1,38 @@
-"""The second run: the denoiser and the resampler learn to repair, in the frozen autoencoder's latent space."""
+"""The third run: the denoiser and the resampler learn to repair, in the frozen autoencoder's latent space."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from diffusion.compose import chosen_base, compose_frames
+from diffusion.compose import compose_frames
 from diffusion.conditioning import clip_tokens, encode_mean, photo_tokens
-from diffusion.configurations import CONFIGURATIONS, make_pipeline
+from diffusion.configurations import CONFIGURATIONS
 from diffusion.errors import UserError
 from diffusion.pipeline import RGBDVideoRepairPipeline
 from diffusion.preprocess import latent_opacity
 from diffusion.schedulers import RescaledDDIMScheduler
-from diffusion.train.batches import RepairBatch
+from diffusion.train.batches import RepairBatch, forget_evidence
 from diffusion.train.config import RepairConfig
-from diffusion.train.losses import clean_estimate, draw_timesteps, relative_error, root_mean_square
+from diffusion.train.losses import (
+    clean_estimate,
+    draw_timesteps,
+    relative_error,
+    relative_frame_error,
+    root_mean_square,
+)
+from diffusion.train.start import starting_pipeline
 
-LATENT_FLOOR, PIXEL_FLOOR = 0.01, 0.02
-"""Errors of latents (squared) and of frames in [-1, 1] below which a clip or frame counts as right."""
+LATENT_FLOOR = 0.01
+"""Squared error of latents below which a clip counts as right."""
 
 
 class RepairNetworks(nn.Module):
-    """All that is trained as one module, so that it can be trained over several processes; `beside` are the chooser, if
-    there is one, and the parts of the autoencoder that turn latents into frames, if they are trained."""
+    """All that is trained as one module, so that it can be trained over several processes; `beside` are
+    the parts of the autoencoder that turn latents into frames, if they are trained."""
 
     def __init__(self, unet: nn.Module, resampler: nn.Module, beside: nn.ModuleDict) -> None:
         super().__init__()
@@ -40,7 +47,7 @@ class RepairNetworks(nn.Module):
 
 @dataclass
 class RepairTask:
-    """What a step of the second run computes."""
+    """What a step of the third run computes."""
 
     pipeline: RGBDVideoRepairPipeline
     networks: RepairNetworks
@@ -53,25 +60,19 @@ class RepairTask:
         Raises:
             UserError: there are no such weights, or they do not go together.
         """
-        if config.start in CONFIGURATIONS:
-            pipeline = make_pipeline(config.start, config.seed)
-            _start_at_zero(pipeline)
-        else:
-            pipeline = RGBDVideoRepairPipeline.from_pretrained(config.start, torch_dtype=torch.float32)
-        if config.vae is not None:
-            _exchange_vae(pipeline, config)
+        pipeline = starting_pipeline(config)
         if pipeline.image_encoder is not None and config.start in CONFIGURATIONS:
             raise UserError(
                 f"configuration {config.start!r} has a CLIP tower, which is not trained here; start from its weights"
             )
         pipeline.vae.requires_grad_(False)
+        if pipeline.chooser is not None:
+            pipeline.chooser.requires_grad_(False)
         for module in pipeline.unet.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0  # diffusers' temporal convolutions drop a tenth, which a small network cannot spare
         beside: dict[str, nn.Module] = {}
-        if config.pixel_weight and pipeline.chooser is not None:
-            beside["chooser"] = pipeline.chooser
-        if config.pixel_weight and config.train_decoder and not config.only_chooser:
+        if config.pixel_weight and config.train_decoder:
             names = ("decoder", "post_quant_conv")
             beside |= {name: module for name, module in pipeline.vae.named_children() if name in names}
         return cls(pipeline, RepairNetworks(pipeline.unet, pipeline.resampler, nn.ModuleDict(beside)), config)
@@ -85,14 +86,14 @@ class RepairTask:
     def loss(self, model: nn.Module, batch: RepairBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """v-prediction's mean squared error, and that of decoded frames where the timestep is the last."""
         config, pipeline, schedule = self.config, self.pipeline, self.noise_schedule
+        batch = self._chosen(forget_evidence(batch, config.evidence_dropout, generator))
         rendered, wanted, conditions, tokens = self._prepare(batch, generator)
         timesteps = draw_timesteps(len(wanted), len(schedule), config.last_share, generator).to(wanted.device)
         noise = torch.randn(wanted.shape, generator=generator).to(wanted)
         last = timesteps == len(schedule) - 1
         noise = torch.where(last.reshape(-1, 1, 1, 1, 1), pipeline.config["start_noise"] * noise, noise)
         noisy = schedule.add_noise(wanted, noise, timesteps)
-        with torch.set_grad_enabled(not config.only_chooser):
-            prediction = model(torch.cat([noisy, conditions], dim=1), timesteps, tokens)
+        prediction = model(torch.cat([noisy, conditions], dim=1), timesteps, tokens)
         # a clip whose true depth is unknown has no true latent either: only its decoded colours teach
         whole = batch.depth_known.flatten(1).mean(1) > 0.5
         error = (prediction - schedule.get_velocity(wanted, noise, timesteps)).square().flatten(1).mean(1)
@@ -116,12 +117,20 @@ class RepairTask:
         config, pipeline = self.config, self.pipeline
         chosen = torch.randperm(clean.shape[2], generator=generator)[: config.pixel_frames]
         output = pipeline_frames(pipeline, clean, rendered, batch, chosen)
-        target, known = batch.target[:, :, chosen], batch.depth_known[:, :, chosen]
-        errors = root_mean_square(output, target, known, config.depth_weight)
+        before, target = batch.rendered[:, :, chosen], batch.target[:, :, chosen]
+        known, weight = batch.depth_known[:, :, chosen], config.depth_weight
         if config.relative:
-            before = root_mean_square(batch.rendered[:, :, chosen], target, known, config.depth_weight)
-            errors = relative_error(errors, before, PIXEL_FLOOR)
-        return errors.mean()
+            return relative_frame_error(output, before, target, known, weight)
+        return root_mean_square(output, target, known, weight).mean()
+
+    @torch.no_grad()
+    def _chosen(self, batch: RepairBatch) -> RepairBatch:
+        """The batch with what the pipeline's chooser, if it has one, makes of the renderings."""
+        chooser = self.pipeline.chooser
+        if chooser is None:
+            return batch
+        rendered = batch.rendered[:, : self.pipeline.vae.config["in_channels"]]
+        return replace(batch, rendered=chooser(rendered, batch.opacity, batch.evidence))
 
     @torch.no_grad()
     def _prepare(self, batch: RepairBatch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -160,28 +169,5 @@ def pipeline_frames(
     clean, rendered = clean[:, :, chosen], rendered[:, :, chosen]
     if not pipeline.config["residual"]:
         return compose_frames(pipeline.vae, clean, None, None)
-    frames = batch.rendered[:, : pipeline.vae.config["in_channels"]]
-    base = chosen_base(pipeline.chooser, frames, batch.opacity)
-    return compose_frames(pipeline.vae, clean, rendered, base[:, :, chosen])
-
-
-def _start_at_zero(pipeline: RGBDVideoRepairPipeline) -> None:
-    """A residual model that begins by changing nothing at the last timestep needs no steps to learn that."""
-    if pipeline.config["residual"]:
-        for parameter in pipeline.unet.conv_out.parameters():
-            nn.init.zeros_(parameter)
-
-
-def _exchange_vae(pipeline: RGBDVideoRepairPipeline, config: RepairConfig) -> None:
-    """Put the autoencoder of `config.vae` in."""
-    folder = config.vae
-    if folder is None or not (folder / "config.json").is_file():
-        raise UserError(f"{folder} holds no autoencoder; expected the folder 'vae' that the first run wrote")
-    vae = type(pipeline.vae).from_pretrained(folder)
-    old = pipeline.vae.config
-    if vae.config["latent_channels"] != old["latent_channels"]:
-        raise UserError(
-            f"the autoencoder in {folder} has {vae.config['latent_channels']} latent channels, but {config.start} "
-            f"needs {old['latent_channels']}; train it with the same configuration"
-        )
-    pipeline.register_modules(vae=vae.eval())
+    base = batch.rendered[:, : pipeline.vae.config["in_channels"], chosen]
+    return compose_frames(pipeline.vae, clean, rendered, base)

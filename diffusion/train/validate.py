@@ -14,6 +14,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from diffusion.models.vae import decode_clip
 from diffusion.pipeline import RGBDVideoRepairPipeline
 from diffusion.train.batches import generator_of, network_pair
+from diffusion.train.chooser_task import ChooserTask
 from diffusion.train.repair_task import RepairTask
 from diffusion.train.shards import ClipRef, Pair, load_pair
 from diffusion.train.vae_task import VaeTask
@@ -59,6 +60,7 @@ def repair_output(
         pair.render_depth.float(),
         pair.render_alpha.float() / 255,
         pair.reference.float() / 255,
+        pair.warped.float() / 255,
         num_inference_steps=steps,
         strength=strength,
         generator=generator_of("validation", seed),
@@ -83,7 +85,11 @@ def averaged(networks: nn.Module, average: dict[str, Tensor]) -> Iterator[None]:
 
 
 def validate_repair(
-    task: RepairTask, refs: Sequence[ClipRef], average: dict[str, Tensor], writer: SummaryWriter | None, step: int
+    task: RepairTask | ChooserTask,
+    refs: Sequence[ClipRef],
+    average: dict[str, Tensor],
+    writer: SummaryWriter | None,
+    step: int,
 ) -> dict[str, float]:
     """Mean PSNR before and after, by kind of variant, with one step of the sampler; images go to TensorBoard."""
     task.pipeline.set_progress_bar_config(disable=True)

@@ -37,6 +37,8 @@ class SeenView:
     """[H, W, 1] rendered z-depth, 0 = nothing there."""
     alpha: Tensor
     """[H, W, 1] rendered opacity in [0, 1]."""
+    known: Tensor | None = None
+    """[h, w, 1] in {0, 1}: the pixels of the photo that are known; None = all."""
 
 
 class SeenViews:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from genfusion_ns.errors import UserError
 from genfusion_ns.loop.repair import RepairedClip, RGBDClip
+from genfusion_ns.loop.reproject import stacked
 from genfusion_ns.seeding import generator
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class DiffusionRepairer:
                 clip.depth,
                 clip.alpha.clamp(0, 1),
                 reference.clamp(0, 1),
+                None if clip.photos is None else stacked(clip.photos).clamp(0, 1),
                 generator=generator(clip.seed, "diffusion"),
                 vae_chunk=plan.vae_chunk,
                 batch_guidance=plan.batch_guidance,

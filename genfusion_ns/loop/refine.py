@@ -61,13 +61,25 @@ class RefinedClip:
     """Whether that is too much for any of its frames to be believed."""
 
 
-def refine_clip(rendered: RGBDClip, repaired: RepairedClip, seen: SeenViews, config: LoopConfig) -> RefinedClip:
-    """One repaired clip, each frame against the captured views nearest to it; the geometry that photos are warped by is
+def with_photos(rendered: RGBDClip, seen: SeenViews, neighbours: int) -> RGBDClip:
+    """The clip with what the captured views nearest to each frame show of it; the geometry that photos are warped by is
     that of the renders, which the repairer has no hand in."""
     photos = [
-        reproject(camera, rendered.depth[i], rendered.alpha[i], seen.near(camera, config.neighbours), seen.unit)
+        reproject(camera, rendered.depth[i], rendered.alpha[i], seen.near(camera, neighbours), seen.unit)
         for i, camera in enumerate(rendered.cameras)
     ]
+    return replace(rendered, photos=photos)
+
+
+def refine_clip(rendered: RGBDClip, repaired: RepairedClip, config: LoopConfig) -> RefinedClip:
+    """One repaired clip, each frame against the photos in `rendered` (see `with_photos`).
+
+    Raises:
+        ValueError: `rendered` has none.
+    """
+    if rendered.photos is None:
+        raise ValueError("expected a clip with photos, as with_photos makes it.")
+    photos = rendered.photos
     colours = list(repaired.rgb)
     if config.align:
         sure = [(alpha > 0.9) * alpha * p.seen for alpha, p in zip(rendered.alpha, photos, strict=True)]

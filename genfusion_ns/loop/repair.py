@@ -12,6 +12,7 @@ from torch import Tensor
 
 from genfusion_ns.cameras import Camera
 from genfusion_ns.errors import UserError
+from genfusion_ns.loop.reproject import Reprojection
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class RGBDClip:
     """[T, H, W, 1] accumulated opacity in [0, 1]."""
     cameras: Sequence[Camera]
     """T views."""
+    photos: Sequence[Reprojection] | None = None
+    """What the nearest captured photos show of each view, warped through the splats' surface; None = not looked up."""
     seed: int = 0
     """All that a repairer may draw random numbers from, so that a resumed run repairs alike."""
 
@@ -38,6 +41,8 @@ class RGBDClip:
             )
         if len(self.cameras) != len(self.rgb):
             raise ValueError(f"expected one camera per frame, got {len(self.cameras)} for {len(self.rgb)} frames.")
+        if self.photos is not None and len(self.photos) != len(self.rgb):
+            raise ValueError(f"expected photos for each frame, got {len(self.photos)} for {len(self.rgb)} frames.")
 
 
 @dataclass(frozen=True)

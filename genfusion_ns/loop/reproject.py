@@ -56,7 +56,8 @@ def reproject(
         photo, visible = _look_up(points, solid, view)
         closeness = _closeness(points, camera, view.camera)
         if float((camera.position - view.camera.position).norm()) < ANCHORED * unit:
-            visible = _inside(points, view.camera)[1]
+            grid, visible, _ = _inside(points, view.camera)
+            visible = visible * _known(view, grid)
             trust, closeness = torch.maximum(trust, visible), torch.full_like(closeness, 1e4)
         weight = visible * (closeness + 0.01)
         total, colour = total + weight, colour + weight * photo
@@ -67,6 +68,11 @@ def reproject(
     deviation = (square / count.clamp_min(1.0) - mean.square()).clamp_min(0).mean(-1, keepdim=True).sqrt()
     agreed = torch.exp(-(deviation / AGREEMENT).square()) * (count > 1.5)
     return Reprojection(colour / total.clamp_min(1e-8), torch.maximum(trust, 0.9 * agreed * seen), seen)
+
+
+def stacked(photos: Sequence[Reprojection]) -> Tensor:
+    """[T, H, W, 5] colour, trust and seen of T views, as the video model is given them."""
+    return torch.stack([torch.cat([view.rgb, view.trust, view.seen], dim=-1) for view in photos])
 
 
 def _inside(points: Tensor, camera: Camera) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,7 +95,12 @@ def _look_up(points: Tensor, solid: Tensor, view: SeenView) -> tuple[Tensor, Ten
     grid, inside, z = _inside(points, view.camera)
     depth, alpha = sample(view.depth, grid, "nearest"), sample(view.alpha, grid, "nearest")
     same = (depth > 1e-6) & ((depth - z).abs() <= SAME_SURFACE * z)
-    return sample(view.photo.to(points), grid), inside * same * solid * alpha
+    return sample(view.photo.to(points), grid), inside * same * solid * alpha * _known(view, grid)
+
+
+def _known(view: SeenView, grid: Tensor) -> Tensor | float:
+    """[H, W, 1] in {0, 1}: whether the photo is known there."""
+    return 1.0 if view.known is None else sample(view.known.to(grid), grid, "nearest")
 
 
 def _closeness(points: Tensor, a: Camera, b: Camera) -> Tensor:

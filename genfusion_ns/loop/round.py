@@ -22,7 +22,7 @@ from genfusion_ns.loop.expand import Points, expand, missing_points
 from genfusion_ns.loop.keeper import SplatKeeper
 from genfusion_ns.loop.plan import Clip, plan_round
 from genfusion_ns.loop.pool import GeneratedFrame, Provenance
-from genfusion_ns.loop.refine import RefinedClip, RefinedFrame, merge, refine_clip
+from genfusion_ns.loop.refine import RefinedClip, RefinedFrame, merge, refine_clip, with_photos
 from genfusion_ns.loop.repair import HoldsDevice, RepairedClip, Repairer, RGBDClip
 from genfusion_ns.loop.select import Prober
 from genfusion_ns.loop.state import LoopState, RoundReport
@@ -160,11 +160,12 @@ class _Round:
 
     def _repair(self, clip: Clip, index: int) -> RefinedClip:
         rendered = render_clip(self.render, [camera.to(self.device) for camera in clip.cameras])
+        rendered = with_photos(rendered, self.seen, self.config.neighbours)
         rendered = replace(rendered, seed=seed_of(self.seed, "repair", self.number, index))
         repaired = self.repairer.repair(rendered, reference_for(clip, self.captured))
         check_repaired(rendered, repaired, self.repairer.name)
         self.changes.append(float((repaired.rgb - rendered.rgb).abs().mean()))
-        refined = refine_clip(rendered, repaired, self.seen, self.config)
+        refined = refine_clip(rendered, repaired, self.config)
         if self.watch is not None:
             self.watch(rendered, refined.frames)
         self.unjudged += refined.contradicted is None

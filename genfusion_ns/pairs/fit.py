@@ -65,7 +65,7 @@ class FitConfig:
     """Splats nearer than this are not drawn."""
     densifier: SparsityAwareDensifier = field(
         default_factory=lambda: SparsityAwareDensifier(
-            start=500, stop=5000, every=100, reset_every=3000, prune_scale3d=0.5, max_gaussians=7000
+            start=500, stop=5000, every=100, reset_every=0, max_gaussians=7000
         )
     )
     """How splats grow; 7000 are enough for 160 x 96 pixels and keep a step at some 10 ms."""

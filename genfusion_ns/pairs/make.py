@@ -22,10 +22,11 @@ from genfusion_ns.pairs.fit import Fit, FitConfig, FitView, capped, snapshots
 from genfusion_ns.pairs.footage import Footage, capture_footage, procedural_footage
 from genfusion_ns.pairs.points import KnownView, known_view, starting_points
 from genfusion_ns.pairs.variants import Variant
+from genfusion_ns.pairs.warped import warped_photos
 from genfusion_ns.raster import choose_rasterizer
 from genfusion_ns.seeding import seed_of
 
-VERSION = 2
+VERSION = 3
 """Goes into the provenance; a change of the recipe raises it."""
 
 log = logging.getLogger(__name__)
@@ -121,6 +122,7 @@ def make_pairs(unit: Unit, recipe: Recipe, footage: Footage) -> list[Pair]:
     pairs: list[Pair] = []
     for step in snapshots(fit, unit.steps):
         clip = render_clip(fit.render, cameras)
+        warped = warped_photos(clip, torch.from_numpy(footage.rgb).float() / 255, masks, train)
         provenance = _provenance(unit, recipe, step, len(train), len(fit.params["means"]))
         for first in range(0, frames - recipe.clip_length + 1, recipe.clip_length):
             part = slice(first, first + recipe.clip_length)
@@ -133,7 +135,8 @@ def make_pairs(unit: Unit, recipe: Recipe, footage: Footage) -> list[Pair]:
                     target_rgb=torch.from_numpy(footage.rgb[part].copy()),
                     target_depth=_target_depth(footage, part),
                     reference=reference,
-                    provenance={**provenance, "first": first},
+                    warped=_bytes(warped[part]),
+                    provenance={**provenance, "first": first, "captured": _captured(unit, train, part)},
                 )
             )
     return pairs
@@ -186,6 +189,11 @@ def _reference(
     """[1, H, W, 3] the training photo nearest to frame `middle`, hidden pixels black."""
     nearest = train[nearest_view(cameras[middle], [cameras[i] for i in train])]
     return torch.from_numpy(footage.rgb[nearest] * masks[nearest][..., None])[None]
+
+
+def _captured(unit: Unit, train: list[int], part: slice) -> list[int]:
+    """Numbers, within the clip, of frames that trained whole: no novel views, which scores leave out."""
+    return [i - part.start for i in train if part.start <= i < part.stop] if unit.variant.kind == "sparse" else []
 
 
 def _target_depth(footage: Footage, part: slice) -> torch.Tensor:

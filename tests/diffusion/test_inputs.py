@@ -48,6 +48,8 @@ BAD_INPUTS: list[tuple[dict[str, Any], str]] = [
     ({"alpha": C["depth"][:, :5]}, "alpha has the shape"),
     ({"alpha": C["depth"] + 1}, r"alpha lies in \[1, 2.99"),
     ({"alpha": spoiled(C["depth"] * 0, NAN)}, "alpha holds 1 NaN"),
+    ({"warped": C["rgb"]}, r"warped has the shape \[3, 16, 24, 3\]; expected \[3, 16, 24, 5\]"),
+    ({"warped": torch.full((3, 16, 24, 5), 1.5)}, r"warped lies in \[1.5, 1.5\]"),
     ({"references": None}, "no reference was given; expected at least one photo"),
     ({"references": []}, "list of references is empty"),
     ({"references": C["references"][..., :2]}, r"a reference has the shape \[20, 30, 2\]"),

@@ -35,13 +35,14 @@ def some_pair(seed: int = 0, frames: int = 3, height: int = 4, width: int = 6) -
         target_rgb=whole(*size, 3),
         target_depth=half(*size, 1),
         reference=whole(1, height, width, 3),
+        warped=whole(*size, 5),
         provenance={"scene": f"room-{seed}", "seed": seed, "step": 150},
     )
 
 
 def assert_same(found: Pair, expected: Pair) -> None:
     assert found.provenance == expected.provenance
-    for name in ("render_rgb", "render_depth", "render_alpha", "target_rgb", "target_depth", "reference"):
+    for name in ("render_rgb", "render_depth", "render_alpha", "target_rgb", "target_depth", "reference", "warped"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=0, atol=0)
         assert getattr(found, name).dtype == getattr(expected, name).dtype
 
@@ -161,7 +162,7 @@ def test_a_shard_that_changed_since_it_was_indexed_is_an_error(tmp_path):
 def test_another_version_is_refused(tmp_path):
     path = tmp_path / "a.safetensors"
     write_shard(path, [some_pair()])
-    path.write_bytes(path.read_bytes().replace(b'"version":"1"', b'"version":"7"'))
+    path.write_bytes(path.read_bytes().replace(b'"version":"2"', b'"version":"7"'))
     with pytest.raises(ShardError, match="version is 7"):
         read_shard(path)
 
@@ -174,6 +175,7 @@ def test_another_version_is_refused(tmp_path):
         {"render_alpha": torch.zeros(3, 4, 6, dtype=torch.uint8)},
         {"reference": torch.zeros(0, 4, 6, 3, dtype=torch.uint8)},
         {"target_depth": torch.zeros(2, 4, 6, 1, dtype=torch.float16)},
+        {"warped": torch.zeros(3, 4, 6, 3, dtype=torch.uint8)},
     ],
 )
 def test_a_clip_of_other_types_or_shapes_is_never_written(tmp_path, change):

@@ -10,15 +10,24 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from tiny_networks import LITE, OFFICIAL, PATCHES, tiny_pipeline
+from tiny_networks import LITE, OFFICIAL, ONE_STEP, PATCHES, tiny_pipeline
 
 from diffusion.configurations import CONFIGURATIONS
 from diffusion.errors import UserError
+from diffusion.evidence import no_evidence
 from diffusion.pipeline import RGBDVideoRepairPipeline
 from diffusion.train import checkpoint
-from diffusion.train.batches import RepairBatch, augment, generator_of, network_pair, window
-from diffusion.train.command import train_denoiser, train_vae
-from diffusion.train.config import RepairConfig, Stage, VaeConfig, stage_at, total_steps
+from diffusion.train.batches import (
+    RepairBatch,
+    augment,
+    forget_evidence,
+    generator_of,
+    joined,
+    network_pair,
+    window,
+)
+from diffusion.train.command import train_chooser, train_denoiser, train_vae
+from diffusion.train.config import ChooserConfig, RepairConfig, Stage, VaeConfig, stage_at, total_steps
 from diffusion.train.repair_task import RepairTask
 from diffusion.train.shards import Pair, load_pair, write_shard
 from diffusion.train.trainer import StepBatches, find_pairs, train
@@ -43,6 +52,7 @@ def make_pair(seed: int) -> Pair:
         target_rgb=target,
         target_depth=depth,
         reference=target[:1].clone(),
+        warped=torch.cat([target, torch.zeros_like(target[..., :1]), (255 * seen).to(torch.uint8)], dim=-1),
         provenance={"scene": str(seed), "variant": "half"},
     )
 
@@ -52,6 +62,7 @@ def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of two shards; the tiny networks are known as "tiny" and "tiny-patches"."""
     monkeypatch.setitem(CONFIGURATIONS, "tiny", LITE)
     monkeypatch.setitem(CONFIGURATIONS, "tiny-patches", PATCHES)
+    monkeypatch.setitem(CONFIGURATIONS, "tiny-one-step", ONE_STEP)
     folder = tmp_path / "pairs"
     folder.mkdir()
     for shard in range(2):
@@ -221,6 +232,42 @@ def test_augmentation_treats_all_maps_alike() -> None:
         assert (changed.render_rgb[hole[..., 0]] == 0).all() and (changed.render_depth[hole] == 0).all()
         seen = ~hole[..., 0]
         assert torch.equal(changed.render_rgb[seen], changed.target_rgb[seen])
+        assert torch.equal(changed.warped[..., :3], changed.target_rgb)
+        assert torch.equal(changed.warped[..., 4:], changed.render_alpha)
+
+
+def test_evidence_is_forgotten_by_the_clip() -> None:
+    batch = joined([network_pair(make_pair(seed), (16, 16)) for seed in range(40)])
+    assert forget_evidence(batch, 0.0, generator_of(0)).evidence.equal(batch.evidence)
+    found = forget_evidence(batch, 0.5, generator_of(0)).evidence
+    nothing = no_evidence(batch.rendered)
+    forgotten = [bool(torch.equal(found[i], nothing[i])) for i in range(40)]
+    kept = [bool(torch.equal(found[i], batch.evidence[i])) for i in range(40)]
+    assert 8 < sum(forgotten) < 32 and sum(forgotten) + sum(kept) == 40
+
+
+def test_the_chooser_learns_to_believe_what_photos_show(pairs: Path, tmp_path: Path) -> None:
+    """The left half was not rendered, and some other photo shows it."""
+    folder = tmp_path / "shown"
+    folder.mkdir()
+    for seed in range(2):
+        pair = make_pair(seed)
+        warped = torch.cat([pair.target_rgb, torch.full_like(pair.warped[..., 3:], 255)], dim=-1)
+        write_shard(folder / f"{seed}.safetensors", [replace(pair, warped=warped)])
+    stages = (Stage(60, frames=2, height=24, width=32),)
+    config = ChooserConfig(pairs=folder, output=tmp_path / "run", start="tiny-one-step", stages=stages)
+    config = replace(config, learning_rate=1e-2, warmup=2, ema=0.9, save_every=100, augment=False)
+    repaired = RGBDVideoRepairPipeline.from_pretrained(train_chooser(config), torch_dtype=torch.float32)
+    pair = load_pair(find_pairs(folder)[0])
+    target, blank = pair.target_rgb.float() / 255, torch.zeros_like(pair.warped)
+    blank[..., 4] = 255
+    told, untold = (
+        float((repair_output(repaired, replace(pair, warped=warped), steps=1)[0] - target).square().mean())
+        for warped in (pair.warped, torch.cat([pair.render_rgb, blank[..., 3:]], dim=-1))
+    )
+    assert told < 0.2 * untold, (told, untold)
+    with pytest.raises(UserError, match="tiny has no chooser"):
+        train_chooser(replace(config, start="tiny"))
 
 
 def test_windows_are_of_the_size_asked_for_and_say_when_they_cannot_be() -> None:

@@ -10,7 +10,7 @@ from oracle import OracleRepairer
 from genfusion_ns.loop import confidence
 from genfusion_ns.loop.captured import CapturedViews, SeenViews
 from genfusion_ns.loop.config import LoopConfig
-from genfusion_ns.loop.refine import merge, refine_clip
+from genfusion_ns.loop.refine import merge, refine_clip, with_photos
 from genfusion_ns.loop.repair import IdentityRepairer
 from genfusion_ns.loop.reproject import reproject
 from genfusion_ns.loop.round import render_clip
@@ -29,8 +29,9 @@ def other(camera):
 
 
 def refined_clip(repairer, config=None, cameras=BETWEEN, shown=textured):
-    clip = render_clip(shown, cameras)
-    return refine_clip(clip, repairer.repair(clip, torch.zeros(1, 1, 3)), seen(shown), config or LoopConfig())
+    config = config or LoopConfig()
+    clip = with_photos(render_clip(shown, cameras), seen(shown), config.neighbours)
+    return refine_clip(clip, repairer.repair(clip, torch.zeros(1, 1, 3)), config)
 
 
 def refined(*args, **settings):
