@@ -8,6 +8,7 @@ genfusion:WEIGHTS                 the loop with any weights: a folder, a bundled
 genfusion-REPAIRER-no-expansion   the loop without surfaces unprojected from repaired frames
 genfusion-REPAIRER-no-densifier   the loop with 3DGS's gradient densifier instead of the sparsity-aware one
 genfusion-REPAIRER-neither        the loop without both
+genfusion-REPAIRER-every-500      the loop with a round every 500 (or 2000) steps of the preset's 7,000, not every 1000
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from diffusion.configurations import CONFIGURATIONS
 from diffusion.errors import UserError as DiffusionError
@@ -23,8 +25,14 @@ from genfusion_ns.errors import UserError
 from genfusion_ns.loop.diffusion_repairer import fingerprint
 from genfusion_ns.loop.repair import repairer_names
 
-ABLATIONS = {"no-expansion": (False, True), "no-densifier": (True, False), "neither": (False, False)}
-"""Suffix -> whether repaired frames add splats, whether the densifier is the sparsity-aware one."""
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "no-expansion": {"expand": False},
+    "no-densifier": {"sparsity_aware": False},
+    "neither": {"expand": False, "sparsity_aware": False},
+    "every-500": {"every": 500},
+    "every-2000": {"every": 2000},
+}
+"""Suffix -> what of the recipe it changes."""
 DEFAULTS = ("splatfacto", "2dgs", "genfusion-identity", "genfusion-classical", "genfusion-lite")
 """What is measured where nothing else is asked for, less what cannot run."""
 LITE_FAMILY = ("lite", "lite-small", "lite-fast")
@@ -45,6 +53,8 @@ class Recipe:
     """Whether repaired frames add splats where surfaces are missing."""
     sparsity_aware: bool = True
     """Whether growth waits until a splat was seen often enough."""
+    every: int | None = None
+    """Steps of the preset's run between rounds; None = the preset's."""
 
 
 def recipe_of(method: str) -> Recipe:
@@ -60,11 +70,11 @@ def recipe_of(method: str) -> Recipe:
     if method.startswith("genfusion:") and len(method) > len("genfusion:"):
         return Recipe("genfusion", "diffusion", method.removeprefix("genfusion:"))
     if method.startswith("genfusion-"):
-        name, expand, sparsity_aware = _without_ablation(method.removeprefix("genfusion-"))
+        name, changes = _without_ablation(method.removeprefix("genfusion-"))
         if name in CONFIGURATIONS or name in bundled_names():
-            return Recipe("genfusion", "diffusion", bundled_or_same(name), expand, sparsity_aware)
+            return Recipe("genfusion", "diffusion", bundled_or_same(name), **changes)
         if name in repairer_names() and name != "diffusion":
-            return Recipe("genfusion", name, "", expand, sparsity_aware)
+            return Recipe("genfusion", name, **changes)
     names = [name for name in repairer_names() if name != "diffusion"]
     raise UserError(
         f"there is no method {method!r}; expected splatfacto, 2dgs, genfusion-REPAIRER (of {', '.join(names)}, or "
@@ -107,9 +117,8 @@ def weights_hash(method: str) -> str:
 
 
 def is_ablation(method: str) -> bool:
-    """Whether a method leaves a part out, so that pictures may do without it."""
-    recipe = recipe_of(method)
-    return not (recipe.expand and recipe.sparsity_aware)
+    """Whether a method changes a part of the loop for comparison, so that pictures may do without it."""
+    return method.startswith("genfusion-") and bool(_without_ablation(method)[1])
 
 
 def runnable(asked: Sequence[str], has_cuda: bool) -> tuple[list[str], list[str]]:
@@ -122,8 +131,8 @@ def runnable(asked: Sequence[str], has_cuda: bool) -> tuple[list[str], list[str]
     return [m for m, why in reasons.items() if not why], [f"{m} is left out: {w}." for m, w in reasons.items() if w]
 
 
-def _without_ablation(name: str) -> tuple[str, bool, bool]:
-    for suffix, parts in ABLATIONS.items():
+def _without_ablation(name: str) -> tuple[str, dict[str, Any]]:
+    for suffix, changes in ABLATIONS.items():
         if name.endswith(f"-{suffix}"):
-            return name.removesuffix(f"-{suffix}"), *parts
-    return name, True, True
+            return name.removesuffix(f"-{suffix}"), changes
+    return name, {}

@@ -84,6 +84,7 @@ def trainer_config(row: Row, output_dir: Path) -> Any:
         data.loop.diffusion.weights = recipe.weights
         if not recipe.expand:
             data.loop.expand = 0
+        data.loop.every = recipe.every or data.loop.every
     if not recipe.sparsity_aware:
         ours.pipeline.model.densifier = gradient_densifier(ours.pipeline.model.densifier)
     config = _splatfacto(ours) if recipe.model == "splatfacto" else ours

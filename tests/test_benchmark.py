@@ -117,11 +117,16 @@ def test_names_of_methods(monkeypatch):
     assert recipe("genfusion-lite") == benchmark_methods.Recipe("genfusion", "diffusion", "lite")
     assert recipe("genfusion:/my/weights-neither").weights == "/my/weights-neither"
     ablations = {
-        name: (found.expand, found.sparsity_aware)
-        for name in ("no-expansion", "no-densifier", "neither")
+        name: (found.expand, found.sparsity_aware, found.every)
+        for name in ("no-expansion", "no-densifier", "neither", "every-500")
         for found in [recipe(f"genfusion-identity-{name}")]
     }
-    assert ablations == {"no-expansion": (False, True), "no-densifier": (True, False), "neither": (False, False)}
+    assert ablations == {
+        "no-expansion": (False, True, None),
+        "no-densifier": (True, False, None),
+        "neither": (False, False, None),
+        "every-500": (True, True, 500),
+    }
     assert [benchmark_methods.is_ablation(f"genfusion-lite{end}") for end in ("", "-neither")] == [False, True]
     for wrong in ("genfusion", "genfusion-", "genfusion:", "3dgs", "genfusion-diffusion", "genfusion-identity-nothing"):
         with pytest.raises(UserError, match="no method.*genfusion:WEIGHTS"):
@@ -228,10 +233,11 @@ def test_ablations_leave_out_what_they_say(config_of):
     from genfusion_ns.densify import GradientDensifier
     from genfusion_ns.densify_sparse import SparsityAwareDensifier
 
-    full, no_expansion, no_densifier, neither = (
+    full, no_expansion, no_densifier, neither, seldom = (
         config_of(method=f"genfusion-identity{end}").pipeline
-        for end in ("", "-no-expansion", "-no-densifier", "-neither")
+        for end in ("", "-no-expansion", "-no-densifier", "-neither", "-every-2000")
     )
+    assert (full.datamanager.loop.every, seldom.datamanager.loop.every) == (1000, 2000)
     assert full.datamanager.loop.expand == no_densifier.datamanager.loop.expand > 0
     assert no_expansion.datamanager.loop.expand == neither.datamanager.loop.expand == 0
     for pipeline in (full, no_expansion):

@@ -12,7 +12,7 @@ from diffusion.models.chooser import Chooser
 from diffusion.pipeline import RGBDVideoRepairPipeline
 from diffusion.train.batches import RepairBatch, forget_evidence
 from diffusion.train.config import ChooserConfig
-from diffusion.train.losses import relative_frame_error
+from diffusion.train.losses import log_frame_error
 from diffusion.train.start import starting_pipeline
 
 
@@ -37,9 +37,9 @@ class ChooserTask:
         return cls(pipeline, pipeline.chooser, config)
 
     def loss(self, model: nn.Module, batch: RepairBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Each frame's error as a share of what it was before."""
+        """Mean logarithm of the frames' errors."""
         batch = forget_evidence(batch, self.config.evidence_dropout, generator)
         channels = self.pipeline.vae.config["in_channels"]
         output = model(batch.rendered[:, :channels], batch.opacity, batch.evidence)
-        error = relative_frame_error(output, batch.rendered, batch.target, batch.depth_known, self.config.depth_weight)
+        error = log_frame_error(output, batch.target[:, :channels], batch.depth_known, self.config.depth_weight)
         return error, {"pixel": float(error.detach())}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Annotated, Any
@@ -122,6 +123,10 @@ def _save(thing: Any, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(out, overwrite=True) as partial:
         thing.save_pretrained(partial, safe_serialization=True)
+        for path in (*partial.rglob("config.json"), *partial.rglob("model_index.json")):
+            settings = json.loads(path.read_text(encoding="utf-8"))
+            settings.pop("_name_or_path", None)  # a folder of this machine, which is nobody's business
+            path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _shown(means: dict[str, float]) -> str:

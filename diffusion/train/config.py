@@ -99,7 +99,7 @@ class PipelineConfig(RunConfig):
 class ChooserConfig(PipelineConfig):
     """Train the chooser alone: nothing is encoded or decoded, and a step takes a tenth of the denoiser's time."""
 
-    stages: tuple[Stage, ...] = field(default_factory=lambda: (Stage(1500, batch=2),))
+    stages: tuple[Stage, ...] = field(default_factory=lambda: (Stage(600, batch=2),))
     """Sizes of the clips over the run; whole clips, since the chooser looks at their averages."""
     learning_rate: float = 3e-3
     """Of AdamW after warm-up; a few thousand weights bear more than a large network."""

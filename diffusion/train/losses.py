@@ -63,6 +63,12 @@ def relative_frame_error(output: Tensor, before: Tensor, target: Tensor, known: 
     return relative_error(errors, root_mean_square(before, target, known, depth_weight), PIXEL_FLOOR).mean()
 
 
+def log_frame_error(output: Tensor, target: Tensor, known: Tensor, depth_weight: float) -> Tensor:
+    """Mean over all frames of the logarithm of their `root_mean_square` error: lower by 0.115 is 1 dB better, in hard
+    and easy frames alike."""
+    return (root_mean_square(output, target, known, depth_weight) + PIXEL_FLOOR).log().mean()
+
+
 def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
     """Of N(mean, exp(logvar)) from N(0, 1), mean over all elements."""
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()

@@ -32,6 +32,7 @@ class DiffusionRepairer:
         weights: folder, name of bundled weights, or hub id.
         steps, guidance: of the sampler; None = what the weights advise.
         strength: in (0, 1]; below 1 the sampler starts from the noised render, by opacity.
+        invented: in [0, 1], confidence in what fills holes.
         memory: budget on the device, such as "12GiB"; empty = as much as it takes.
         dtype: "auto" = bfloat16 on CUDA, float32 elsewhere.
         device: where it computes.
@@ -46,12 +47,14 @@ class DiffusionRepairer:
         steps: int | None = None,
         guidance: float | None = None,
         strength: float = 1.0,
+        invented: float = 0.3,
         memory: str = "",
         dtype: str = "auto",
         device: torch.device | str = "cpu",
         announce: Callable[[str], Any] = log.info,
     ) -> None:
         self.weights, self.memory, self.announce = weights, memory, announce
+        self.invented = invented
         self.device = torch.device(device)
         automatic = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.dtype = automatic if dtype == "auto" else _DTYPES[dtype]
@@ -61,7 +64,7 @@ class DiffusionRepairer:
         self._plan: MemoryPlan | None = None
 
     def repair(self, clip: RGBDClip, reference: Tensor) -> RepairedClip:
-        """See `Repairer.repair`. Noise follows from `clip.seed`; every pixel is believed alike.
+        """See `Repairer.repair`. Noise follows from `clip.seed`; holes are believed by `invented`.
 
         Raises:
             UserError: no such weights, or they do not fit the memory budget.
@@ -89,7 +92,8 @@ class DiffusionRepairer:
         else:
             # the model's farthest pixel is 0, which here means unknown
             disparity = torch.as_tensor(output.disparity).to(clip.depth) + 1e-3
-        return RepairedClip(rgb, disparity, torch.ones_like(disparity))
+        opacity = clip.alpha.clamp(0, 1)
+        return RepairedClip(rgb, disparity, opacity + (1.0 - opacity) * self.invented)
 
     def release(self) -> None:
         """Take the networks off the device; the next clip brings them back."""

@@ -209,6 +209,7 @@ def test_any_saved_pipeline_can_be_tuned(pairs: Path, tmp_path: Path, configurat
     after = RGBDVideoRepairPipeline.from_pretrained(train_denoiser(config), torch_dtype=torch.float32)
     changed = [name for name, value in after.unet.state_dict().items() if not torch.allclose(value, before[name])]
     assert changed
+    assert not any(str(tmp_path) in path.read_text() for path in (config.output / "pipeline").rglob("*.json"))
     frozen = RGBDVideoRepairPipeline.from_pretrained(tmp_path / "start").vae.state_dict()
     assert all(torch.allclose(v, frozen[n], atol=1e-2, rtol=1e-3) for n, v in after.vae.state_dict().items())
 

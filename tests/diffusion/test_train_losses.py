@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from diffusion.schedulers import RescaledDDIMScheduler
 from diffusion.train.losses import (
+    PIXEL_FLOOR,
     clean_estimate,
     draw_timesteps,
     ema_decay,
     kl_divergence,
     learning_rate,
+    log_frame_error,
     reconstruction,
     relative_error,
 )
@@ -72,3 +76,19 @@ def test_relative_errors_have_the_gradient_of_the_gain() -> None:
     (gain,) = torch.autograd.grad(error.log().sum(), error)
     assert torch.allclose(gradient, gain)
     assert float(relative_error(error, error, 0.05)[1]) == pytest.approx(0.5)
+
+
+def test_log_errors_count_decibels_alike_in_hard_and_easy_frames() -> None:
+    target = torch.zeros(1, 3, 2, 4, 4)
+    known = torch.ones(1, 1, 2, 4, 4)
+    # far above the floor, a frame twice as far off costs log 2, whichever frame it is
+    far = torch.tensor([100.0, 10.0]).reshape(1, 1, 2, 1, 1).expand_as(target)
+    found = log_frame_error(far, target, known, 0.0)
+    assert float(found) == pytest.approx((math.log(100.0) + math.log(10.0)) / 2, abs=2e-3)
+    for frame in range(2):
+        doubled = far.clone()
+        doubled[:, :, frame] *= 2
+        more = log_frame_error(doubled, target, known, 0.0) - found
+        assert float(more) == pytest.approx(math.log(2) / 2, abs=2e-3)
+    # a frame that is right already has nothing to gain
+    assert float(log_frame_error(target, target, known, 0.0)) == pytest.approx(math.log(PIXEL_FLOOR), abs=0.06)

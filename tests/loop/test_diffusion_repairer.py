@@ -1,6 +1,5 @@
 """The video model behind the socket, with a few thousand random weights."""
 
-import importlib.util
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -8,27 +7,23 @@ from pathlib import Path
 import pytest
 import torch
 from loop_scene import ball
+from tiny_networks import tiny_pipeline
 
 from genfusion_ns.errors import UserError
+from genfusion_ns.loop.captured import SeenViews
 from genfusion_ns.loop.config import DiffusionConfig, LoopConfig
 from genfusion_ns.loop.pool import GeneratedViews
+from genfusion_ns.loop.refine import with_photos
 from genfusion_ns.loop.repair import HoldsDevice
+from genfusion_ns.loop.reproject import stacked
 from genfusion_ns.loop.round import CapturedViews, render_clip, run_round
 from genfusion_ns.loop.state import LoopState
-
-
-def tiny_pipeline(seed: int):
-    path = Path(__file__).parents[1] / "tiny_networks.py"
-    spec = importlib.util.spec_from_file_location("tiny_networks_for_loop", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.tiny_pipeline(seed=seed)
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "weights"
-    tiny_pipeline(0).save_pretrained(folder)
+    tiny_pipeline(seed=0).save_pretrained(folder)
     return folder
 
 
@@ -57,6 +52,26 @@ def test_it_repairs_as_the_pipeline_itself_does(around, weights):
     assert not torch.equal(other.rgb, repaired.rgb)
 
 
+def test_what_fills_holes_is_believed_less(around, weights):
+    clip = render_clip(ball, around[:2])
+    repairer = config(weights, invented=0.2).make_repairer("cpu", lambda text: None)
+    for given in (clip, replace(clip, alpha=0.5 * clip.alpha)):
+        confidence = repairer.repair(given, torch.zeros(8, 8, 3)).confidence
+        assert torch.allclose(confidence, 0.2 + 0.8 * given.alpha.clamp(0, 1))
+
+
+def test_what_photos_show_reaches_the_pipeline(around, weights, monkeypatch):
+    views = SeenViews(ball, CapturedViews(around[2:], lambda i: ball(around[2 + i]).color), 32)
+    clip = with_photos(render_clip(ball, around[:2]), views, 2)
+    repairer = config(weights).make_repairer("cpu", lambda text: None)
+    pipeline, _ = repairer._ready(clip)
+    given = []
+    monkeypatch.setattr(type(pipeline), "__call__", lambda self, *args, **kwargs: given.append(args) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        repairer.repair(clip, torch.zeros(8, 8, 3))
+    assert torch.equal(given[0][4], stacked(clip.photos).clamp(0, 1))
+
+
 def test_nothing_is_loaded_before_the_first_clip(weights):
     repairer = config(weights).make_repairer()
     assert repairer._pipeline is None
@@ -66,7 +81,7 @@ def test_nothing_is_loaded_before_the_first_clip(weights):
 
 
 def test_fingerprints_tell_weights_apart(around, weights, tmp_path):
-    tiny_pipeline(1).save_pretrained(tmp_path / "other")
+    tiny_pipeline(seed=1).save_pretrained(tmp_path / "other")
     clip, photo = render_clip(ball, around[:2]), torch.zeros(8, 8, 3)
     found = []
     for folder in (weights, weights, tmp_path / "other"):

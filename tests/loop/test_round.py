@@ -14,7 +14,7 @@ from rich.console import Console
 from genfusion_ns.camera_path import to_nerfstudio_camera_path
 from genfusion_ns.errors import UserError
 from genfusion_ns.geometry import positions
-from genfusion_ns.loop.config import LoopConfig
+from genfusion_ns.loop.config import DiffusionConfig, LoopConfig
 from genfusion_ns.loop.plan import make_path, path_template, plan_round
 from genfusion_ns.loop.pool import GeneratedViews
 from genfusion_ns.loop.repair import IdentityRepairer, RepairedClip
@@ -322,6 +322,7 @@ def test_loop_can_be_switched_off():
         ({"max_side": 4}, "loop.max-side is 4; expected at least 16"),
         ({"weight": -1.0}, "loop.weight is -1.0"),
         ({"ssim_weight": 1.5}, "loop.ssim-weight is 1.5"),
+        ({"diffusion": DiffusionConfig(invented=2.0)}, "loop.diffusion.invented is 2"),
         ({"decay": 1.5}, "loop.decay is 1.5; expected a factor"),
         ({"clips_per_round": -1}, "loop.clips-per-round is -1"),
         ({"trajectories": ("path",)}, "loop.camera-path is not set"),
