@@ -109,9 +109,10 @@ def _refine(
         confidence = confidence * render_confidence(rgb, rendered.rgb[i], photos.seen)
     if config.paste:
         rgb, confidence = paste(rgb, confidence, photos)
-    if config.weigh and float(novelty(repaired.rgb[i], rendered.rgb[i]).mean()) < NEWS:
+    if config.weigh:
         # the render over again can only hold the splats back where the photos move them on
-        confidence = torch.zeros_like(confidence)
+        news = novelty(repaired.rgb[i], rendered.rgb[i])
+        confidence = confidence * news if float(news.mean()) >= NEWS else torch.zeros_like(confidence)
     return RefinedFrame(rendered.cameras[i], rgb, disparity, confidence, agreement, aligned, depth, alpha)
 
 

@@ -144,6 +144,8 @@ def test_a_frame_left_unchanged_teaches_nothing_pasted_or_not():
 
     touched = refined(Toucher(textured), replace(LoopConfig(), paste=False))
     assert [float(f.confidence.max()) > 0 for f in touched] == [False, True, False, False]
+    assert touched[1].confidence[:30, :42].min() > 0.15
+    assert touched[1].confidence[45:].max() == touched[1].confidence[:, 57:].max() == 0
     assert all(f.confidence.max() == 0 for f in refined(IdentityRepairer()))
     assert all(f.confidence.min() == 1 for f in refined(IdentityRepairer(), replace(LoopConfig(), weigh=False)))
 
