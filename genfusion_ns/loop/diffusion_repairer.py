@@ -33,6 +33,7 @@ class DiffusionRepairer:
         steps, guidance: of the sampler; None = what the weights advise.
         strength: in (0, 1]; below 1 the sampler starts from the noised render, by opacity.
         invented: in [0, 1], confidence in what fills holes.
+        shown: in [0, 1], share of the confidence that is left where a photo shows the surface.
         memory: budget on the device, such as "12GiB"; empty = as much as it takes.
         dtype: "auto" = bfloat16 on CUDA, float32 elsewhere.
         device: where it computes.
@@ -48,13 +49,14 @@ class DiffusionRepairer:
         guidance: float | None = None,
         strength: float = 1.0,
         invented: float = 0.3,
+        shown: float = 0.2,
         memory: str = "",
         dtype: str = "auto",
         device: torch.device | str = "cpu",
         announce: Callable[[str], Any] = log.info,
     ) -> None:
         self.weights, self.memory, self.announce = weights, memory, announce
-        self.invented = invented
+        self.invented, self.shown = invented, shown
         self.device = torch.device(device)
         automatic = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.dtype = automatic if dtype == "auto" else _DTYPES[dtype]
@@ -92,8 +94,16 @@ class DiffusionRepairer:
         else:
             # the model's farthest pixel is 0, which here means unknown
             disparity = torch.as_tensor(output.disparity).to(clip.depth) + 1e-3
+        return RepairedClip(rgb, disparity, self._confidence(clip))
+
+    def _confidence(self, clip: RGBDClip) -> Tensor:
+        """[T, H, W, 1]: less in holes, where nothing is known, and where photos show the surface, which they teach
+        better."""
         opacity = clip.alpha.clamp(0, 1)
-        return RepairedClip(rgb, disparity, opacity + (1.0 - opacity) * self.invented)
+        confidence = opacity + (1.0 - opacity) * self.invented
+        if clip.photos is None:
+            return confidence
+        return confidence * (1.0 - (1.0 - self.shown) * torch.stack([view.seen for view in clip.photos]))
 
     def release(self) -> None:
         """Take the networks off the device; the next clip brings them back."""

@@ -60,6 +60,16 @@ def test_what_fills_holes_is_believed_less(around, weights):
         assert torch.allclose(confidence, 0.2 + 0.8 * given.alpha.clamp(0, 1))
 
 
+def test_what_photos_show_is_left_to_them(around, weights):
+    views = SeenViews(ball, CapturedViews(around[2:], lambda i: ball(around[2 + i]).color), 32)
+    clip = with_photos(render_clip(ball, around[:2]), views, 2)
+    seen = torch.stack([view.seen for view in clip.photos])
+    assert 0 < float(seen.mean()) < 1
+    repairer = config(weights, invented=1.0, shown=0.25).make_repairer("cpu", lambda text: None)
+    confidence = repairer.repair(clip, torch.zeros(8, 8, 3)).confidence
+    assert torch.allclose(confidence, 1 - 0.75 * seen)
+
+
 def test_what_photos_show_reaches_the_pipeline(around, weights, monkeypatch):
     views = SeenViews(ball, CapturedViews(around[2:], lambda i: ball(around[2 + i]).color), 32)
     clip = with_photos(render_clip(ball, around[:2]), views, 2)

@@ -323,6 +323,7 @@ def test_loop_can_be_switched_off():
         ({"weight": -1.0}, "loop.weight is -1.0"),
         ({"ssim_weight": 1.5}, "loop.ssim-weight is 1.5"),
         ({"diffusion": DiffusionConfig(invented=2.0)}, "loop.diffusion.invented is 2"),
+        ({"diffusion": DiffusionConfig(shown=-0.5)}, "loop.diffusion.shown is -0.5"),
         ({"decay": 1.5}, "loop.decay is 1.5; expected a factor"),
         ({"clips_per_round": -1}, "loop.clips-per-round is -1"),
         ({"trajectories": ("path",)}, "loop.camera-path is not set"),
