@@ -35,7 +35,6 @@ from genfusion_ns.errors import UserError, exits_cleanly
 
 REPO = Path(__file__).resolve().parents[1]
 NO_LOOP = ("--pipeline.datamanager.loop.every", "0")
-CLASSICAL = ("--pipeline.datamanager.loop.repairer", "classical")
 ONE_STEP = re.compile(r"(\d+) \(\d+\.\d+%\)")  # how Nerfstudio's log tells its progress
 
 
@@ -73,7 +72,7 @@ def cases(args: Demo) -> list[Case]:
     return [
         Case("all_views", "2DGS, all photos", args.steps, NO_LOOP),
         Case("few_views", f"2DGS, {args.few} photos", args.few_steps, (*NO_LOOP, *sparse)),
-        Case("genfusion", f"genfusion (classical repairer), {args.few} photos", args.few_steps, (*CLASSICAL, *sparse)),
+        Case("genfusion", f"genfusion, {args.few} photos", args.few_steps, sparse),
     ]
 
 
