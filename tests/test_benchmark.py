@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import re
@@ -19,6 +18,7 @@ import torch
 import tyro
 from PIL import Image
 from rich.console import Console
+from tiny_networks import LITE, tiny_pipeline
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -162,13 +162,7 @@ def test_lite_stands_for_what_is_bundled(monkeypatch, bundled, expected):
 
 def tiny_weights(folder: Path, **settings) -> None:
     """A saved pipeline of a few thousand random weights that works in one step."""
-    path = REPO / "tests" / "tiny_networks.py"
-    spec = importlib.util.spec_from_file_location("tiny_networks_for_benchmark", path)
-    assert spec is not None and spec.loader is not None
-    networks = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(networks)
-    tiny = networks.LITE
-    networks.tiny_pipeline(replace(tiny, settings=tiny.settings | settings)).save_pretrained(folder)
+    tiny_pipeline(replace(LITE, settings=LITE.settings | settings)).save_pretrained(folder)
 
 
 def test_bundled_weights_of_another_name_repair_in_the_loop(config_of, tmp_path, monkeypatch):
