@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusion.evidence import as_photos_show, as_surroundings_suggest
+from diffusion.evidence import as_photos_agree, as_photos_show, as_surroundings_suggest
 from diffusion.preprocess import gaussian_blur
 
 NAMES = (
@@ -24,25 +24,30 @@ NAMES = (
     "as surroundings suggest",
     "as surroundings suggest, blurred",
     "as surroundings suggest, blurred more",
+    "as photos agree",
+    "as photos agree, blurred",
 )
 """What `candidates` returns, in order."""
 
 
-FEATURES = 5 * (len(NAMES) - 1) + 3 + 4
+FEATURES = 5 * (len(NAMES) - 1) + 3 + 8
 """Channels that `features` returns."""
 
 
 def candidates(frames: Tensor, evidence: Tensor) -> Tensor:
-    """Frames [B, C, T, H, W] in [-1, 1] and evidence [B, 5, T, H, W] (see `evidence`) -> guesses [B, K, C, T, H, W];
+    """Frames [B, C, T, H, W] in [-1, 1] and evidence [B, 10, T, H, W] (see `evidence`) -> guesses [B, K, C, T, H, W];
     the first is the clip itself.
 
-    Blurs have a standard deviation of 1 and 2.5 pixels, those of the surroundings 2.5 and 7; means are over up to 3 and
+    Blurs have a standard deviation of 1 and 2.5 pixels, those of the surroundings 2.5 and 7, that of photos that agree
+    1; means are over up to 3 and
     7 neighbouring frames.
     """
     soft, softer = _blurred(frames, 1.0), _blurred(frames, 2.5)
     means = _mean(frames, 3), _mean(frames, 7), _mean(softer, 7)
     around = as_surroundings_suggest(frames, evidence)
-    informed = as_photos_show(frames, evidence), around, _blurred(around, 2.5), _blurred(around, 7.0)
+    agreed = as_photos_agree(frames, evidence)
+    around = around, _blurred(around, 2.5), _blurred(around, 7.0)
+    informed = as_photos_show(frames, evidence), *around, agreed, _blurred(agreed, 1.0)
     return torch.stack([frames, soft, softer, *means, *informed], dim=1)
 
 
@@ -69,14 +74,14 @@ def features(guesses: Tensor, opacity: Tensor, evidence: Tensor, patch: int) -> 
     Args:
         guesses: [B, K, C, T, H, W] of `candidates`; the first is the clip.
         opacity: [B, 1, T, H, W] in [0, 1].
-        evidence: [B, 5, T, H, W] in [0, 1].
+        evidence: [B, 10, T, H, W] in [0, 1].
         patch: side of a place in pixels.
 
     Returns:
         [B, FEATURES, T, H / patch, W / patch]: the mean absolute difference in colour of every other guess at the
         place, in its surroundings (9 places wide), in its clip and in its frame, and in disparity at the place (0 if
-        there is none); how transparent place, surroundings and clip are; and, in [-1, 1], trust and seen of place and
-        surroundings.
+        there is none); how transparent place, surroundings and clip are; and, in [-1, 1], trust, seen, near and agreement of
+        place and surroundings.
     """
     off = (guesses[:, 1:] - guesses[:, :1]).abs()
     colour, depth = off[:, :, :3].mean(2), off[:, :, 3:].sum(2)
@@ -86,7 +91,7 @@ def features(guesses: Tensor, opacity: Tensor, evidence: Tensor, patch: int) -> 
     clip = here.mean((2, 3, 4), keepdim=True).expand_as(here)
     whole = clear.mean((2, 3, 4), keepdim=True).expand_as(clear)
     maps = [here, _surroundings(here), clip, frame, depth_here, clear, _surroundings(clear), whole]
-    shown = _places(evidence[:, 3:], patch)
+    shown = _places(evidence[:, (3, 4, 5, 9)], patch)
     amplitudes = [0.5 * (values + 1e-3).log() + 1.5 for values in maps]
     return torch.cat([*amplitudes, 2 * shown - 1, 2 * _surroundings(shown) - 1], dim=1)
 

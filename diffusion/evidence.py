@@ -1,8 +1,11 @@
-"""What captured photos show of the frames to be repaired: a clip of five channels beside the renderings.
+"""What captured photos show of the frames to be repaired: a clip of ten channels beside the renderings.
 
-Evidence is [B, 5, T, H, W] in [0, 1]: the colour of photos warped into the frame through the rendered surface; `trust`,
-how surely that colour belongs there; and `seen`, how far any photo shows the place at all. Splats that no photo sees
-are coloured by chance, however opaque they are: nothing in the renderings tells, only this does.
+Evidence is [B, 10, T, H, W] in [0, 1]: the colour of photos warped into the frame through the rendered surface; `trust`,
+how surely that colour belongs there; `seen`, how far any photo shows the place at all; `near`, from how near a
+direction one looks at it (1 = the same, 1/e per 20 degrees; 0 = in no photo's frame); the colour of photos at the
+depth where they agree best, be the rendered surface there or not; and `agreement`, how well they do. Splats that no
+photo sees are coloured by chance, however opaque they are, and surfaces lie at wrong depths: nothing in the renderings
+tells, only this does.
 """
 
 from __future__ import annotations
@@ -12,7 +15,9 @@ from torch import Tensor
 
 from diffusion.filling import pull_push
 
-CHANNELS = 5
+CHANNELS = 10
+COLOURS = (slice(0, 3), slice(6, 9))
+"""Which of the channels are colours."""
 UNSEEN = 0.1
 """Weight of a pixel that no photo shows, beside 1, where surroundings are averaged."""
 
@@ -20,15 +25,20 @@ UNSEEN = 0.1
 def no_evidence(frames: Tensor) -> Tensor:
     """Evidence that says nothing of frames [B, C, T, H, W] in [-1, 1]: photos would look like them, everything may have
     been seen, and nothing is sure."""
-    colour = (frames[:, :3].float() + 1) / 2
+    colour = ((frames[:, :3].float() + 1) / 2).clamp(0, 1)
     flag = torch.ones_like(colour[:, :1])
-    return torch.cat([colour.clamp(0, 1), 0 * flag, flag], dim=1)
+    return torch.cat([colour, 0 * flag, flag, 0 * flag, colour, 0 * flag], dim=1)
 
 
 def as_photos_show(frames: Tensor, evidence: Tensor) -> Tensor:
     """Frames [B, C, T, H, W] in [-1, 1] with the warped photos' colours where a photo shows the place."""
     colour, seen = 2 * evidence[:, :3] - 1, evidence[:, 4:5]
     return torch.cat([torch.lerp(frames[:, :3], colour, seen), frames[:, 3:]], dim=1)
+
+
+def as_photos_agree(frames: Tensor, evidence: Tensor) -> Tensor:
+    """Frames [B, C, T, H, W] in [-1, 1] with the colours that photos have where they agree best."""
+    return torch.cat([2 * evidence[:, 6:9] - 1, frames[:, 3:]], dim=1)
 
 
 def as_surroundings_suggest(frames: Tensor, evidence: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ OUTPUT_TYPES = ("pt", "np", "latent")
 @dataclass
 class RepairInputs:
     """`rgb` [B,T,H,W,3] in [0, 1]; `depth` and `alpha` [B,T,H,W,1] or None; `references[b][i]` [h,w,3] in [0, 1], the
-    same number for each clip; `warped` [B,T,H,W,5] in [0, 1] or None, see `evidence`; `batched` tells whether the
+    same number for each clip; `warped` [B,T,H,W,10] in [0, 1] or None, see `evidence`; `batched` tells whether the
     caller gave a batch."""
 
     rgb: Tensor

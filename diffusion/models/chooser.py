@@ -46,7 +46,7 @@ class Chooser(ModelMixin, ConfigMixin):
         Args:
             frames: [B, C, T, H, W] in [-1, 1], holes filled; H and W are multiples of the patch's side.
             opacity: [B, 1, T, H, W] in [0, 1], the renderings'.
-            evidence: [B, 5, T, H, W] in [0, 1], the photos'.
+            evidence: [B, 10, T, H, W] in [0, 1], the photos'.
 
         Returns:
             [B, C, T, H, W], float32.

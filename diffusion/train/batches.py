@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion.errors import UserError
-from diffusion.evidence import no_evidence
+from diffusion.evidence import COLOURS, no_evidence
 from diffusion.filling import fill_clip
 from diffusion.preprocess import given_range_disparity, percentile_disparity
 from diffusion.train.shards import Pair
@@ -23,7 +23,7 @@ class RepairBatch:
     """Clips in network space, where everything lies in [-1, 1].
 
     `rendered`, `target` [B, 4, T, H, W]; `opacity` [B, 1, T, H, W] in [0, 1]; `depth_known` [B, 1, T, H, W] in {0, 1},
-    where the target's disparity is true; `evidence` [B, 5, T, H, W] in [0, 1]; `photos` [B, 3, h, w].
+    where the target's disparity is true; `evidence` [B, 10, T, H, W] in [0, 1]; `photos` [B, 3, h, w].
     """
 
     rendered: Tensor
@@ -125,7 +125,9 @@ def augment(pair: Pair, generator: torch.Generator) -> Pair:
             return (image[..., order] * gain).round().to(torch.uint8)
 
         names = ("render_rgb", "target_rgb", "reference")
-        warped = torch.cat([recoloured(pair.warped[..., :3]), pair.warped[..., 3:]], dim=-1)
+        warped = pair.warped.clone()
+        for colour in COLOURS:
+            warped[..., colour] = recoloured(warped[..., colour])
         pair = replace(pair, **{name: recoloured(getattr(pair, name)) for name in names}, warped=warped)
     return pair
 

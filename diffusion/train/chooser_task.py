@@ -37,9 +37,11 @@ class ChooserTask:
         return cls(pipeline, pipeline.chooser, config)
 
     def loss(self, model: nn.Module, batch: RepairBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Mean logarithm of the frames' errors."""
+        """Mean logarithm of the frames' errors; a frame counts as far as no photo shows it for sure, since what to make
+        of a captured frame teaches nothing about novel ones."""
         batch = forget_evidence(batch, self.config.evidence_dropout, generator)
         channels = self.pipeline.vae.config["in_channels"]
         output = model(batch.rendered[:, :channels], batch.opacity, batch.evidence)
-        error = log_frame_error(output, batch.target[:, :channels], batch.depth_known, self.config.depth_weight)
+        unsure = 1 - batch.evidence[:, 3].mean((2, 3))
+        error = log_frame_error(output, batch.target[:, :channels], batch.depth_known, self.config.depth_weight, unsure)
         return error, {"pixel": float(error.detach())}

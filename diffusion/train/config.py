@@ -103,6 +103,10 @@ class ChooserConfig(PipelineConfig):
     """Sizes of the clips over the run; whole clips, since the chooser looks at their averages."""
     learning_rate: float = 3e-3
     """Of AdamW after warm-up; a few thousand weights bear more than a large network."""
+    depth_weight: float = 0.05
+    """Of the disparity's share in the error of frames; less than the denoiser's, which draws what is chosen here."""
+    evidence_dropout: float = 0.05
+    """Share of the clips that come without what photos show; each takes from what is learnt about clips with it."""
 
 
 @dataclass(frozen=True)

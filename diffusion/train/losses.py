@@ -63,10 +63,13 @@ def relative_frame_error(output: Tensor, before: Tensor, target: Tensor, known: 
     return relative_error(errors, root_mean_square(before, target, known, depth_weight), PIXEL_FLOOR).mean()
 
 
-def log_frame_error(output: Tensor, target: Tensor, known: Tensor, depth_weight: float) -> Tensor:
+def log_frame_error(
+    output: Tensor, target: Tensor, known: Tensor, depth_weight: float, weight: Tensor | None = None
+) -> Tensor:
     """Mean over all frames of the logarithm of their `root_mean_square` error: lower by 0.115 is 1 dB better, in hard
-    and easy frames alike."""
-    return (root_mean_square(output, target, known, depth_weight) + PIXEL_FLOOR).log().mean()
+    and easy frames alike. `weight` [B, T] says how much each frame counts; None = all alike."""
+    error = (root_mean_square(output, target, known, depth_weight) + PIXEL_FLOOR).log()
+    return error.mean() if weight is None else (weight * error).sum() / weight.sum().clamp_min(1e-6)
 
 
 def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:

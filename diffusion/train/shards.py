@@ -24,7 +24,7 @@ from torch import Tensor
 
 from diffusion.errors import UserError
 
-VERSION = 2
+VERSION = 3
 INDEX_NAME = "index.json"
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Pair:
     reference: Tensor
     """uint8 [n, H, W, 3] training photos nearest to the clip's middle; pixels that did not train are black."""
     warped: Tensor
-    """uint8 [T, H, W, 5] what the other training photos show of each frame, see `diffusion.evidence`."""
+    """uint8 [T, H, W, 10] what the other training photos show of each frame, see `diffusion.evidence`."""
     provenance: dict[str, Any]
     """Where the clip comes from: scene, family, seed, variant, step, split, source, version (plain JSON values)."""
 
@@ -64,7 +64,7 @@ _LAYOUT: dict[str, tuple[torch.dtype, int]] = {
     "target_rgb": (torch.uint8, 3),
     "target_depth": (torch.float16, 1),
     "reference": (torch.uint8, 3),
-    "warped": (torch.uint8, 5),
+    "warped": (torch.uint8, 10),
 }
 _NAMED = {"U8": torch.uint8, "F16": torch.float16}
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from genfusion_ns.errors import UserError
+from genfusion_ns.loop.plane_sweep import stacked
 from genfusion_ns.loop.repair import RepairedClip, RGBDClip
-from genfusion_ns.loop.reproject import stacked
 from genfusion_ns.seeding import generator
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class DiffusionRepairer:
                 clip.depth,
                 clip.alpha.clamp(0, 1),
                 reference.clamp(0, 1),
-                None if clip.photos is None else stacked(clip.photos).clamp(0, 1),
+                _evidence(clip),
                 generator=generator(clip.seed, "diffusion"),
                 vae_chunk=plan.vae_chunk,
                 batch_guidance=plan.batch_guidance,
@@ -161,6 +161,13 @@ class DiffusionRepairer:
         if offload and self.device.type != "cpu":
             pipeline.enable_model_cpu_offload(device=self.device)
         return pipeline
+
+
+def _evidence(clip: RGBDClip) -> Tensor | None:
+    """[T, H, W, 10] what photos show of the clip, if they were looked up."""
+    if clip.photos is None or clip.matches is None:
+        return None
+    return stacked(clip.photos, clip.matches()).clamp(0, 1)
 
 
 def fingerprint(folder: Path) -> str:

@@ -23,6 +23,7 @@ from genfusion_ns.loop.confidence import (
 )
 from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.paste import paste
+from genfusion_ns.loop.plane_sweep import Match, plane_sweep
 from genfusion_ns.loop.repair import RepairedClip, RGBDClip
 from genfusion_ns.loop.reproject import Reprojection, reproject
 
@@ -64,11 +65,14 @@ class RefinedClip:
 def with_photos(rendered: RGBDClip, seen: SeenViews, neighbours: int) -> RGBDClip:
     """The clip with what the captured views nearest to each frame show of it; the geometry that photos are warped by is
     that of the renders, which the repairer has no hand in."""
-    photos = [
-        reproject(camera, rendered.depth[i], rendered.alpha[i], seen.near(camera, neighbours), seen.unit)
-        for i, camera in enumerate(rendered.cameras)
-    ]
-    return replace(rendered, photos=photos)
+    near = [seen.near(camera, neighbours) for camera in rendered.cameras]
+    views = list(zip(rendered.cameras, rendered.rgb, rendered.depth, rendered.alpha, near, strict=True))
+
+    def matches() -> list[Match]:
+        return [plane_sweep(camera, rgb, depth, photos) for camera, rgb, depth, _, photos in views]
+
+    photos = [reproject(camera, depth, alpha, photos, seen.unit) for camera, _, depth, alpha, photos in views]
+    return replace(rendered, photos=photos, matches=matches)
 
 
 def refine_clip(rendered: RGBDClip, repaired: RepairedClip, config: LoopConfig) -> RefinedClip:

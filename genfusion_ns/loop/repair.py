@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from genfusion_ns.cameras import Camera
 from genfusion_ns.errors import UserError
+from genfusion_ns.loop.plane_sweep import Match
 from genfusion_ns.loop.reproject import Reprojection
 
 
@@ -29,6 +30,8 @@ class RGBDClip:
     """T views."""
     photos: Sequence[Reprojection] | None = None
     """What the nearest captured photos show of each view, warped through the splats' surface; None = not looked up."""
+    matches: Callable[[], Sequence[Match]] | None = None
+    """Looks up what these photos show of each view where they agree best; takes long, so only who uses it asks."""
     seed: int = 0
     """All that a repairer may draw random numbers from, so that a resumed run repairs alike."""
 

@@ -19,6 +19,8 @@ CLOSE_ANGLE = math.radians(6.0)
 """Rays that meet under this angle, or less: an error in depth hardly moves the photo's pixel."""
 AGREEMENT = 0.04
 """Standard deviation of photos' colours at one point that still counts as agreement."""
+NEAR_ANGLE = math.radians(20.0)
+"""Rays that meet under this angle look e times less alike than the same."""
 ANCHORED = 1e-3
 """Cameras this near to each other, in scene extents, are one: photos then fit without any depth."""
 
@@ -35,6 +37,9 @@ class Reprojection:
     with splats that were fitted to it, be their depth right or wrong."""
     seen: Tensor
     """[H, W, 1] in [0, 1]: opacity of surfaces that some photo shows at all."""
+    near: Tensor
+    """[H, W, 1] in [0, 1]: from how near a direction some photo looks at the place, be it hidden there or not; 1 = the
+    same, 0 = the place is in no photo's frame. The farther, the less the splats can be trusted to look right."""
 
 
 def reproject(
@@ -51,28 +56,25 @@ def reproject(
     points = unproject(torch.where(hit, depth, torch.full_like(depth, 10.0 * unit)), camera)
     solid = alpha * hit
     total, colour, square = (torch.zeros(*depth.shape[:2], c).to(depth) for c in (1, 3, 3))
-    count, mean, seen, trust = (torch.zeros(*depth.shape[:2], c).to(depth) for c in (1, 3, 1, 1))
+    count, mean, seen, trust, near = (torch.zeros(*depth.shape[:2], c).to(depth) for c in (1, 3, 1, 1, 1))
     for view in views:
-        photo, visible = _look_up(points, solid, view)
-        closeness = _closeness(points, camera, view.camera)
+        photo, reached = look_up(points, view)
+        visible = reached * _same_surface(points, solid, view)
+        angle = parallax(points, camera, view.camera)
+        close = closeness(angle)
         if float((camera.position - view.camera.position).norm()) < ANCHORED * unit:
-            grid, visible, _ = _inside(points, view.camera)
-            visible = visible * _known(view, grid)
-            trust, closeness = torch.maximum(trust, visible), torch.full_like(closeness, 1e4)
-        weight = visible * (closeness + 0.01)
+            visible = reached
+            trust, close = torch.maximum(trust, visible), torch.full_like(close, 1e4)
+        weight = visible * (close + 0.01)
         total, colour = total + weight, colour + weight * photo
         count, mean, square = count + visible, mean + visible * photo, square + visible * photo.square()
-        trust = torch.maximum(trust, visible * closeness.clamp_max(1.0))
+        trust = torch.maximum(trust, visible * close.clamp_max(1.0))
         seen = torch.maximum(seen, visible)
+        near = torch.maximum(near, reached * torch.exp(-angle / NEAR_ANGLE))
     mean = mean / count.clamp_min(1.0)
     deviation = (square / count.clamp_min(1.0) - mean.square()).clamp_min(0).mean(-1, keepdim=True).sqrt()
     agreed = torch.exp(-(deviation / AGREEMENT).square()) * (count > 1.5)
-    return Reprojection(colour / total.clamp_min(1e-8), torch.maximum(trust, 0.9 * agreed * seen), seen)
-
-
-def stacked(photos: Sequence[Reprojection]) -> Tensor:
-    """[T, H, W, 5] colour, trust and seen of T views, as the video model is given them."""
-    return torch.stack([torch.cat([view.rgb, view.trust, view.seen], dim=-1) for view in photos])
+    return Reprojection(colour / total.clamp_min(1e-8), torch.maximum(trust, 0.9 * agreed * seen), seen, near)
 
 
 def _inside(points: Tensor, camera: Camera) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,20 +92,28 @@ def sample(values: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
     return found[0].permute(1, 2, 0)
 
 
-def _look_up(points: Tensor, solid: Tensor, view: SeenView) -> tuple[Tensor, Tensor]:
-    """The photo's colour at world points [H, W, 3], and how far it sees just these [H, W, 1] in [0, 1]."""
-    grid, inside, z = _inside(points, view.camera)
+def look_up(points: Tensor, view: SeenView) -> tuple[Tensor, Tensor]:
+    """The photo's colour [H, W, 3] where it has world points [H, W, 3], and whether it has them at all [H, W, 1], 1.0
+    or 0.0: in the frame, before the camera, and known."""
+    grid, inside, _ = _inside(points, view.camera)
+    known = 1.0 if view.known is None else sample(view.known.to(grid), grid, "nearest")
+    return sample(view.photo.to(points), grid), inside * known
+
+
+def _same_surface(points: Tensor, solid: Tensor, view: SeenView) -> Tensor:
+    """[H, W, 1] in [0, 1]: how far the splats show the points from the photo's place too."""
+    grid, _, z = _inside(points, view.camera)
     depth, alpha = sample(view.depth, grid, "nearest"), sample(view.alpha, grid, "nearest")
     same = (depth > 1e-6) & ((depth - z).abs() <= SAME_SURFACE * z)
-    return sample(view.photo.to(points), grid), inside * same * solid * alpha * _known(view, grid)
+    return same * solid * alpha
 
 
-def _known(view: SeenView, grid: Tensor) -> Tensor | float:
-    """[H, W, 1] in {0, 1}: whether the photo is known there."""
-    return 1.0 if view.known is None else sample(view.known.to(grid), grid, "nearest")
-
-
-def _closeness(points: Tensor, a: Camera, b: Camera) -> Tensor:
-    """[H, W, 1] exp(-(angle / CLOSE_ANGLE)^2), the angle under which two cameras see a point."""
+def parallax(points: Tensor, a: Camera, b: Camera) -> Tensor:
+    """[H, W, 1] the angle in radians between the rays from two cameras to points [H, W, 3]."""
     cosine = (F.normalize(points - a.position, dim=-1) * F.normalize(points - b.position, dim=-1)).sum(-1, keepdim=True)
-    return torch.exp(-(torch.arccos(cosine.clamp(-1, 1)) / CLOSE_ANGLE).square())
+    return torch.arccos(cosine.clamp(-1, 1))
+
+
+def closeness(angle: Tensor) -> Tensor:
+    """exp(-(angle / CLOSE_ANGLE)^2): how little an error in depth moves the pixel of a photo taken from there."""
+    return torch.exp(-(angle / CLOSE_ANGLE).square())

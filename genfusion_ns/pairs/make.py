@@ -26,7 +26,7 @@ from genfusion_ns.pairs.warped import warped_photos
 from genfusion_ns.raster import choose_rasterizer
 from genfusion_ns.seeding import seed_of
 
-VERSION = 3
+VERSION = 4
 """Goes into the provenance; a change of the recipe raises it."""
 
 log = logging.getLogger(__name__)

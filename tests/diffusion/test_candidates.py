@@ -65,8 +65,8 @@ def test_features_say_how_far_guesses_lie_apart() -> None:
     # away from the ends, seven frames of +-0.2 average to a seventh of it
     assert float(wild[0, means, 3].mean()) == pytest.approx(0.5 * np.log(0.2 + 1e-3) + 1.5, abs=0.1)
     clear = features(guessed(still), 0 * opacity, no_evidence(still), 4)
-    assert (clear[:, -7:-4] > calm[:, -7:-4]).all()
-    assert (calm[:, -4:] == torch.tensor([-1.0, 1.0, -1.0, 1.0]).reshape(1, 4, 1, 1, 1)).all()
+    assert (clear[:, -11:-8] > calm[:, -11:-8]).all()
+    assert (calm[:, -8:] == torch.tensor([-1.0, 1.0, -1.0, -1.0] * 2).reshape(1, 8, 1, 1, 1)).all()
 
 
 def test_an_untrained_chooser_mostly_keeps_the_clip() -> None:

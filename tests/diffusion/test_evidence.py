@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from diffusion.evidence import as_photos_show, as_surroundings_suggest, no_evidence
+from diffusion.evidence import as_photos_agree, as_photos_show, as_surroundings_suggest, no_evidence
 
 
 def frames() -> torch.Tensor:
@@ -12,8 +12,8 @@ def frames() -> torch.Tensor:
 
 
 def evidence(seen: torch.Tensor) -> torch.Tensor:
-    colour = torch.rand(1, 3, 3, 16, 24, generator=torch.Generator().manual_seed(1))
-    return torch.cat([colour, torch.zeros_like(seen), seen], dim=1)
+    colour, agreed = torch.rand(2, 1, 3, 3, 16, 24, generator=torch.Generator().manual_seed(1))
+    return torch.cat([colour, 0 * seen, seen, 0 * seen, agreed, 0 * seen], dim=1)
 
 
 def half_seen() -> torch.Tensor:
@@ -25,8 +25,9 @@ def half_seen() -> torch.Tensor:
 def test_no_evidence_changes_nothing() -> None:
     clip = frames()
     nothing = no_evidence(clip)
-    assert nothing.shape == (1, 5, 3, 16, 24)
+    assert nothing.shape == (1, 10, 3, 16, 24)
     assert torch.allclose(as_photos_show(clip, nothing), clip, atol=1e-6)
+    assert torch.allclose(as_photos_agree(clip, nothing), clip, atol=1e-6)
     assert torch.allclose(as_surroundings_suggest(clip, nothing), clip, atol=1e-6)
 
 
@@ -35,6 +36,13 @@ def test_photos_colour_what_they_show_and_leave_disparity_alone() -> None:
     found = as_photos_show(clip, known)
     assert torch.allclose(found[:, :3, ..., :12], 2 * known[:, :3, ..., :12] - 1, atol=1e-6)
     assert torch.equal(found[..., 12:], clip[..., 12:])
+    assert torch.equal(found[:, 3:], clip[:, 3:])
+
+
+def test_photos_that_agree_colour_everything_and_leave_disparity_alone() -> None:
+    clip, known = frames(), evidence(half_seen())
+    found = as_photos_agree(clip, known)
+    assert torch.allclose(found[:, :3], 2 * known[:, 6:9] - 1, atol=1e-6)
     assert torch.equal(found[:, 3:], clip[:, 3:])
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from diffusion.errors import UserError
-from diffusion.train.shards import Pair, ShardError, build_index, load_pair, read_shard, write_shard
+from diffusion.train.shards import VERSION, Pair, ShardError, build_index, load_pair, read_shard, write_shard
 
 
 def some_pair(seed: int = 0, frames: int = 3, height: int = 4, width: int = 6) -> Pair:
@@ -35,7 +35,7 @@ def some_pair(seed: int = 0, frames: int = 3, height: int = 4, width: int = 6) -
         target_rgb=whole(*size, 3),
         target_depth=half(*size, 1),
         reference=whole(1, height, width, 3),
-        warped=whole(*size, 5),
+        warped=whole(*size, 10),
         provenance={"scene": f"room-{seed}", "seed": seed, "step": 150},
     )
 
@@ -162,7 +162,7 @@ def test_a_shard_that_changed_since_it_was_indexed_is_an_error(tmp_path):
 def test_another_version_is_refused(tmp_path):
     path = tmp_path / "a.safetensors"
     write_shard(path, [some_pair()])
-    path.write_bytes(path.read_bytes().replace(b'"version":"2"', b'"version":"7"'))
+    path.write_bytes(path.read_bytes().replace(f'"version":"{VERSION}"'.encode(), b'"version":"7"'))
     with pytest.raises(ShardError, match="version is 7"):
         read_shard(path)
 

@@ -45,14 +45,15 @@ def make_pair(seed: int) -> Pair:
     depth = (1 + image[..., :1]).half().expand(4, -1, -1, -1).contiguous()
     seen = torch.ones(4, 24, 32, 1)
     seen[:, :, :12] = 0
+    shown, nothing = (255 * seen).to(torch.uint8), torch.zeros(4, 24, 32, 1, dtype=torch.uint8)
     return Pair(
         render_rgb=(target * seen).to(torch.uint8),
         render_depth=depth * seen.half(),
-        render_alpha=(255 * seen).to(torch.uint8),
+        render_alpha=shown,
         target_rgb=target,
         target_depth=depth,
         reference=target[:1].clone(),
-        warped=torch.cat([target, torch.zeros_like(target[..., :1]), (255 * seen).to(torch.uint8)], dim=-1),
+        warped=torch.cat([target, nothing, shown, nothing, target, nothing], dim=-1),
         provenance={"scene": str(seed), "variant": "half"},
     )
 
@@ -234,7 +235,8 @@ def test_augmentation_treats_all_maps_alike() -> None:
         seen = ~hole[..., 0]
         assert torch.equal(changed.render_rgb[seen], changed.target_rgb[seen])
         assert torch.equal(changed.warped[..., :3], changed.target_rgb)
-        assert torch.equal(changed.warped[..., 4:], changed.render_alpha)
+        assert torch.equal(changed.warped[..., 4:5], changed.render_alpha)
+        assert torch.equal(changed.warped[..., 6:9], changed.target_rgb)
 
 
 def test_evidence_is_forgotten_by_the_clip() -> None:
@@ -253,7 +255,8 @@ def test_the_chooser_learns_to_believe_what_photos_show(pairs: Path, tmp_path: P
     folder.mkdir()
     for seed in range(2):
         pair = make_pair(seed)
-        warped = torch.cat([pair.target_rgb, torch.full_like(pair.warped[..., 3:], 255)], dim=-1)
+        yes = torch.full_like(pair.render_alpha, 255)  # seen and near, but not sure: such frames teach
+        warped = torch.cat([pair.target_rgb, 0 * yes, yes, yes, pair.target_rgb, yes], dim=-1)
         write_shard(folder / f"{seed}.safetensors", [replace(pair, warped=warped)])
     stages = (Stage(60, frames=2, height=24, width=32),)
     config = ChooserConfig(pairs=folder, output=tmp_path / "run", start="tiny-one-step", stages=stages)
@@ -261,10 +264,10 @@ def test_the_chooser_learns_to_believe_what_photos_show(pairs: Path, tmp_path: P
     repaired = RGBDVideoRepairPipeline.from_pretrained(train_chooser(config), torch_dtype=torch.float32)
     pair = load_pair(find_pairs(folder)[0])
     target, blank = pair.target_rgb.float() / 255, torch.zeros_like(pair.warped)
-    blank[..., 4] = 255
+    blank[..., :3], blank[..., 4], blank[..., 6:9] = pair.render_rgb, 255, pair.render_rgb
     told, untold = (
         float((repair_output(repaired, replace(pair, warped=warped), steps=1)[0] - target).square().mean())
-        for warped in (pair.warped, torch.cat([pair.render_rgb, blank[..., 3:]], dim=-1))
+        for warped in (pair.warped, blank)
     )
     assert told < 0.2 * untold, (told, untold)
     with pytest.raises(UserError, match="tiny has no chooser"):

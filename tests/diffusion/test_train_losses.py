@@ -92,3 +92,12 @@ def test_log_errors_count_decibels_alike_in_hard_and_easy_frames() -> None:
         assert float(more) == pytest.approx(math.log(2) / 2, abs=2e-3)
     # a frame that is right already has nothing to gain
     assert float(log_frame_error(target, target, known, 0.0)) == pytest.approx(math.log(PIXEL_FLOOR), abs=0.06)
+
+
+def test_frames_without_weight_cost_nothing() -> None:
+    target = torch.zeros(1, 3, 2, 4, 4)
+    known = torch.ones(1, 1, 2, 4, 4)
+    output = torch.tensor([0.3, 0.5]).reshape(1, 1, 2, 1, 1).expand_as(target)
+    only_first = log_frame_error(output, target, known, 0.0, weight=torch.tensor([[1.0, 0.0]]))
+    assert float(only_first) == pytest.approx(math.log(0.3 + PIXEL_FLOOR), abs=1e-4)
+    assert float(log_frame_error(output, target, known, 0.0, weight=torch.zeros(1, 2))) == 0.0

@@ -12,10 +12,10 @@ from tiny_networks import tiny_pipeline
 from genfusion_ns.errors import UserError
 from genfusion_ns.loop.captured import SeenViews
 from genfusion_ns.loop.config import DiffusionConfig, LoopConfig
+from genfusion_ns.loop.plane_sweep import stacked
 from genfusion_ns.loop.pool import GeneratedViews
 from genfusion_ns.loop.refine import with_photos
 from genfusion_ns.loop.repair import HoldsDevice
-from genfusion_ns.loop.reproject import stacked
 from genfusion_ns.loop.round import CapturedViews, render_clip, run_round
 from genfusion_ns.loop.state import LoopState
 
@@ -79,7 +79,8 @@ def test_what_photos_show_reaches_the_pipeline(around, weights, monkeypatch):
     monkeypatch.setattr(type(pipeline), "__call__", lambda self, *args, **kwargs: given.append(args) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         repairer.repair(clip, torch.zeros(8, 8, 3))
-    assert torch.equal(given[0][4], stacked(clip.photos).clamp(0, 1))
+    assert torch.equal(given[0][4], stacked(clip.photos, clip.matches()).clamp(0, 1))
+    assert given[0][4].shape == (*clip.rgb.shape[:3], 10)
 
 
 def test_nothing_is_loaded_before_the_first_clip(weights):

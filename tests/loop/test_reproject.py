@@ -124,3 +124,16 @@ def test_paste_replaces_sure_pixels_and_keeps_the_rest():
     pasted, believed = paste(rgb, confidence, photos)
     torch.testing.assert_close(pasted[0, :, 0], torch.tensor([0.0, 0.5, 1.0, 1.0, 1.0]))
     torch.testing.assert_close(believed[0, :, 0], torch.tensor([0.3, 0.3, 0.5, 0.8, 1.0]))
+
+
+def test_near_falls_with_the_angle_between_photo_and_view():
+    target = big(aimed((3.0, 0.0, 0.0)))
+    centre = (36, 48)
+    for degrees in (0.0, 20.0, 60.0):
+        place = torch.deg2rad(torch.tensor(degrees))
+        # around the point of the ball that the target's middle shows
+        photo = big(aimed((1 + 2 * float(place.cos()), 2 * float(place.sin()), 0.0), target=(1.0, 0.0, 0.0)))
+        found = warp(target, seen_from([photo]))
+        assert float(found.near[centre]) == pytest.approx(float(torch.exp(torch.tensor(-degrees / 20.0))), abs=0.02)
+    behind = warp(target, seen_from([big(aimed((4.0, 0.0, 0.0), target=(8.0, 0.0, 0.0)))]))
+    assert behind.near.max() == 0
