@@ -1,9 +1,9 @@
 """What captured photos show of the frames to be repaired: a clip of ten channels beside the renderings.
 
-Evidence is [B, 10, T, H, W] in [0, 1]: the colour of photos warped into the frame through the rendered surface; `trust`,
-how surely that colour belongs there; `seen`, how far any photo shows the place at all; `near`, from how near a
-direction one looks at it (1 = the same, 1/e per 20 degrees; 0 = in no photo's frame); the colour of photos at the
-depth where they agree best, be the rendered surface there or not; and `agreement`, how well they do. Splats that no
+Evidence is [B, 10, T, H, W] in [0, 1]: the colour of photos warped into the frame through the rendered surface;
+`trust`, how surely that colour belongs there; `seen`, how far any photo shows the place at all; `near`, from how near a
+direction one looks at it (1 = the same, 1/e per 20 degrees; 0 = in no photo's frame); the colour of photos at the depth
+where they agree best, be the rendered surface there or not; and `agreement`, how well they do. Splats that no
 photo sees are coloured by chance, however opaque they are, and surfaces lie at wrong depths: nothing in the renderings
 tells, only this does.
 """

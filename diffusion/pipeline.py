@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,7 +36,7 @@ from diffusion.models.unet import RGBDVideoUNet
 from diffusion.models.vae import Autoencoder, encode_clip, spatial_factor
 from diffusion.postprocess import split_frames
 from diffusion.preprocess import Letterbox, latent_opacity, letterbox, to_network
-from diffusion.sampling import Denoiser, Guidance, RenderStart
+from diffusion.sampling import Denoiser, Guidance, RenderStart, sample_latents
 from diffusion.schedulers import RescaledDDIMScheduler, RescaledDPMSolverScheduler
 
 Generators = torch.Generator | list[torch.Generator] | None
@@ -338,33 +337,22 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         denoiser: Denoiser,
         start: RenderStart,
         steps: int,
-        step_options: dict[str, Any],
+        options: dict[str, Any],
         step_noise: Tensor | None,
         callback: Callback | None,
     ) -> Tensor:
-        """The sampling loop: noise -> clean latents [B, c, T, h, w], float32 throughout."""
+        """`sample_latents` with a bar and the caller's own callback."""
         if step_noise is not None:
             check_shape("step_noise", step_noise, (steps, *start.noise.shape))
-        scheduler = self.scheduler
-        scheduler.set_timesteps(steps, device=start.noise.device)
-        first = start.first_step(steps)
-        if first and hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(first)
-        latents = start.noise * scheduler.init_noise_sigma
-        accepted = set(inspect.signature(scheduler.step).parameters)
-        options = {k: v for k, v in step_options.items() if k in accepted and v is not None}
-        with self.progress_bar(total=steps - first) as bar:  # pyright: ignore[reportCallIssue]
-            for index in range(first, steps):
-                timestep = scheduler.timesteps[index]
-                latents = start.impose(latents, index, steps, scheduler)
-                prediction = denoiser(scheduler.scale_model_input(latents, timestep), timestep)
-                if step_noise is not None:
-                    options["variance_noise"] = step_noise[index].to(latents)
-                latents = scheduler.step(prediction, timestep, latents, **options, return_dict=False)[0]
-                if callback is not None:
-                    latents = callback(self, index, int(timestep), {"latents": latents}).get("latents", latents)
+        with self.progress_bar(total=steps - start.first_step(steps)) as bar:  # pyright: ignore[reportCallIssue]
+
+            def after_step(index: int, timestep: int, latents: Tensor) -> Tensor:
                 bar.update()
-        return latents
+                if callback is None:
+                    return latents
+                return callback(self, index, timestep, {"latents": latents}).get("latents", latents)
+
+            return sample_latents(self.scheduler, denoiser, start, steps, options, step_noise, after_step)
 
     def _output(self, decoded: Tensor, box: Letterbox, batched: bool, kind: str) -> RepairOutput:
         if not torch.isfinite(decoded).all():

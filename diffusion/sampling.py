@@ -1,8 +1,10 @@
-"""Parts of the sampling loop: the guided denoiser, and the start from the noised renderings."""
+"""The sampling loop and its parts: the guided denoiser, and the start from the noised renderings."""
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,3 +115,37 @@ class RenderStart:
 
     def _held_steps(self, opacity: Tensor, steps: int) -> Tensor:
         return (steps * opacity * (1 - self.strength)).round().clamp(max=steps - 1)
+
+
+def sample_latents(
+    scheduler: Any,
+    denoiser: Denoiser,
+    start: RenderStart,
+    steps: int,
+    options: dict[str, Any],
+    step_noise: Tensor | None,
+    after_step: Callable[[int, int, Tensor], Tensor],
+) -> Tensor:
+    """The sampling loop: noise -> clean latents [B, c, T, h, w], float32 throughout.
+
+    Args:
+        options: handed to the scheduler's `step`, as far as it takes them; None = its default.
+        step_noise: [steps, B, c, T, h, w] what the sampler adds; None = it draws its own.
+        after_step: told each step's index, its timestep and the latents, which it may replace.
+    """
+    scheduler.set_timesteps(steps, device=start.noise.device)
+    first = start.first_step(steps)
+    if first and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first)
+    latents = start.noise * scheduler.init_noise_sigma
+    accepted = set(inspect.signature(scheduler.step).parameters)
+    options = {k: v for k, v in options.items() if k in accepted and v is not None}
+    for index in range(first, steps):
+        timestep = scheduler.timesteps[index]
+        latents = start.impose(latents, index, steps, scheduler)
+        prediction = denoiser(scheduler.scale_model_input(latents, timestep), timestep)
+        if step_noise is not None:
+            options["variance_noise"] = step_noise[index].to(latents)
+        latents = scheduler.step(prediction, timestep, latents, **options, return_dict=False)[0]
+        latents = after_step(index, int(timestep), latents)
+    return latents

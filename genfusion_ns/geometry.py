@@ -92,6 +92,11 @@ def nearest_view(camera: Camera, cameras: Sequence[Camera]) -> int:
     return int(view_distance(camera, cameras).argmin())
 
 
+def nearest_views(camera: Camera, cameras: Sequence[Camera], n: int) -> list[int]:
+    """Indices of the n captured views most like `camera`, the nearest first, ties in their order."""
+    return [int(i) for i in view_distance(camera, cameras).argsort(stable=True)[:n]]
+
+
 def view_distance(camera: Camera, cameras: Sequence[Camera]) -> Tensor:
     """[V] how unlike `camera` each captured view is: distance over the scene extent, plus half of 1 - cos(angle)."""
     distance = (positions(cameras) - camera.position).norm(dim=-1) / scene_extent(cameras)

@@ -127,6 +127,13 @@ def test_scene_extent_by_hand():
     assert geometry.scene_extent(cameras[:1]) == 1.0
 
 
+def test_nearest_views_come_in_order_and_ties_as_they_were_given():
+    cameras = [camera_at((3 * math.cos(a), 3 * math.sin(a), 0.5), (0, 0, 0)) for a in (0.0, 2.0, 4.0, 2.0)]
+    beside = camera_at((3 * math.cos(1.7), 3 * math.sin(1.7), 0.5), (0, 0, 0))
+    assert geometry.nearest_views(beside, cameras, 3) == [1, 3, 0]
+    assert geometry.nearest_views(beside, cameras, 9)[0] == geometry.nearest_view(beside, cameras)
+
+
 def test_nearest_view():
     cameras = [camera_at((3 * math.cos(a), 3 * math.sin(a), 0.5), (0, 0, 0)) for a in (0.0, 2.0, 4.0)]
     for i, camera in enumerate(cameras):

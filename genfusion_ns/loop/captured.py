@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from genfusion_ns.cameras import Camera
-from genfusion_ns.geometry import scene_extent, view_distance
+from genfusion_ns.geometry import nearest_views, scene_extent
 from genfusion_ns.raster.api import Render
 
 
@@ -60,8 +60,7 @@ class SeenViews:
 
     def near(self, camera: Camera, n: int) -> list[SeenView]:
         """The n captured views most like `camera`, the nearest first."""
-        order = view_distance(camera.to("cpu"), self._cameras).argsort(stable=True)[:n]
-        return [self[int(i)] for i in order]
+        return [self[i] for i in nearest_views(camera.to("cpu"), self._cameras, n)]
 
     def __getitem__(self, i: int) -> SeenView:
         if i in self._held:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genfusion_ns.geometry import scene_extent, view_distance
+from genfusion_ns.geometry import nearest_views, scene_extent
 from genfusion_ns.loop.captured import SeenView
 from genfusion_ns.loop.plane_sweep import plane_sweep, stacked
 from genfusion_ns.loop.repair import RGBDClip
@@ -37,8 +37,7 @@ def warped_photos(clip: RGBDClip, photos: Tensor, masks: np.ndarray, train: Sequ
     unit = scene_extent([cameras[i] for i in train])
     shown, matches = [], []
     for i, camera in enumerate(cameras):
-        order = view_distance(camera, [cameras[j] for j in train]).argsort(stable=True)[:NEIGHBOURS]
-        chosen = [views[train[int(j)]] for j in order]
+        chosen = [views[train[j]] for j in nearest_views(camera, [cameras[j] for j in train], NEIGHBOURS)]
         shown.append(reproject(camera, clip.depth[i], clip.alpha[i], chosen, unit))
         matches.append(plane_sweep(camera, clip.rgb[i], clip.depth[i], chosen))
     return stacked(shown, matches)
