@@ -80,8 +80,8 @@ def features(guesses: Tensor, opacity: Tensor, evidence: Tensor, patch: int) -> 
     Returns:
         [B, FEATURES, T, H / patch, W / patch]: the mean absolute difference in colour of every other guess at the
         place, in its surroundings (9 places wide), in its clip and in its frame, and in disparity at the place (0 if
-        there is none); how transparent place, surroundings and clip are; and, in [-1, 1], trust, seen, near and agreement
-        of place and surroundings.
+        there is none); how transparent place, surroundings and clip are; and, in [-1, 1], trust, seen, near and
+        agreement of place and surroundings.
     """
     off = (guesses[:, 1:] - guesses[:, :1]).abs()
     colour, depth = off[:, :, :3].mean(2), off[:, :, 3:].sum(2)

@@ -49,7 +49,7 @@ class DiffusionRepairer:
         guidance: float | None = None,
         strength: float = 1.0,
         invented: float = 0.3,
-        shown: float = 0.2,
+        shown: float = 0.05,
         memory: str = "",
         dtype: str = "auto",
         device: torch.device | str = "cpu",
