@@ -65,13 +65,15 @@ class RefinedClip:
 def with_photos(rendered: RGBDClip, seen: SeenViews, neighbours: int) -> RGBDClip:
     """The clip with what the captured views nearest to each frame show of it; the geometry that photos are warped by is
     that of the renders, which the repairer has no hand in."""
-    near = [seen.near(camera, neighbours) for camera in rendered.cameras]
-    views = list(zip(rendered.cameras, rendered.rgb, rendered.depth, rendered.alpha, near, strict=True))
+    photos = [
+        reproject(camera, rendered.depth[i], rendered.alpha[i], seen.near(camera, neighbours), seen.unit)
+        for i, camera in enumerate(rendered.cameras)
+    ]
 
     def matches() -> list[Match]:
-        return [plane_sweep(camera, rgb, depth, photos) for camera, rgb, depth, _, photos in views]
+        views = zip(rendered.cameras, rendered.rgb, rendered.depth, strict=True)
+        return [plane_sweep(camera, rgb, depth, seen.near(camera, neighbours)) for camera, rgb, depth in views]
 
-    photos = [reproject(camera, depth, alpha, photos, seen.unit) for camera, _, depth, alpha, photos in views]
     return replace(rendered, photos=photos, matches=matches)
 
 
