@@ -32,8 +32,8 @@ class DiffusionConfig:
     """Confidence in what fills holes, in [0, 1]; with 1 smooth guesses hold back what other views would sharpen: 0.4 dB
     of held-out PSNR on llff_fern, masked (one seed). Raise it for weights that invent well."""
     shown: float = 0.05
-    """Share of the confidence that is left where a captured photo shows the surface, in [0, 1]: photos teach it better.
-    With 9 photos of plush 0.5, 0.2 and 0.05 gave -0.07, +0.04 and +0.14 dB over no loop (two seeds)."""
+    """Share of the confidence that is left where a captured photo shows the surface, or looks there from near, in
+    [0, 1]: photos teach it better. With 1 repaired frames blur what 9 photos have made sharp."""
     memory: str = ""
     """Budget on the device, such as 12GiB: chunks and offloading are chosen to fit. Empty = the fastest settings."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -33,7 +33,7 @@ class DiffusionRepairer:
         steps, guidance: of the sampler; None = what the weights advise.
         strength: in (0, 1]; below 1 the sampler starts from the noised render, by opacity.
         invented: in [0, 1], confidence in what fills holes.
-        shown: in [0, 1], share of the confidence that is left where a photo shows the surface.
+        shown: in [0, 1], share of the confidence that is left where a photo shows the surface or looks from near.
         memory: budget on the device, such as "12GiB"; empty = as much as it takes.
         dtype: "auto" = bfloat16 on CUDA, float32 elsewhere.
         device: where it computes.
@@ -97,13 +97,14 @@ class DiffusionRepairer:
         return RepairedClip(rgb, disparity, self._confidence(clip))
 
     def _confidence(self, clip: RGBDClip) -> Tensor:
-        """[T, H, W, 1]: less in holes, where nothing is known, and where photos show the surface, which they teach
-        better."""
+        """[T, H, W, 1]: less in holes, where nothing is known, and where photos show the surface, or look there from
+        near: they teach it better, even where the surface is too uncertain to be recognised in them."""
         opacity = clip.alpha.clamp(0, 1)
         confidence = opacity + (1.0 - opacity) * self.invented
         if clip.photos is None:
             return confidence
-        return confidence * (1.0 - (1.0 - self.shown) * torch.stack([view.seen for view in clip.photos]))
+        shown = torch.stack([torch.maximum(view.seen, view.near) for view in clip.photos])
+        return confidence * (1.0 - (1.0 - self.shown) * shown)
 
     def release(self) -> None:
         """Take the networks off the device; the next clip brings them back."""

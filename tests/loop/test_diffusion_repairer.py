@@ -63,11 +63,11 @@ def test_what_fills_holes_is_believed_less(around, weights):
 def test_what_photos_show_is_left_to_them(around, weights):
     views = SeenViews(ball, CapturedViews(around[2:], lambda i: ball(around[2 + i]).color), 32)
     clip = with_photos(render_clip(ball, around[:2]), views, 2)
-    seen = torch.stack([view.seen for view in clip.photos])
-    assert 0 < float(seen.mean()) < 1
+    seen, near = (torch.stack([getattr(view, name) for view in clip.photos]) for name in ("seen", "near"))
+    assert 0 < float(seen.mean()) < 1 and bool((near > seen).any()) and bool((near < seen).any())
     repairer = config(weights, invented=1.0, shown=0.25).make_repairer("cpu", lambda text: None)
     confidence = repairer.repair(clip, torch.zeros(8, 8, 3)).confidence
-    assert torch.allclose(confidence, 1 - 0.75 * seen)
+    assert torch.allclose(confidence, 1 - 0.75 * torch.maximum(seen, near))
 
 
 def test_what_photos_show_reaches_the_pipeline(around, weights, monkeypatch):
