@@ -47,7 +47,7 @@ class LoopConfig:
     repairer: str = "diffusion"
     """Who repairs the renders: 'diffusion' is the video model, 'classical' fills holes and smooths, 'identity' gives
     them back unchanged (neither needs weights); other packages may register more. The default's bundled weights beat
-    'classical' with 3 and 6 photos and masked ones on average, not with 9 (README); 'classical' is quicker."""
+    'classical' on average with 3, 6 and 9 photos and masked ones (README); 'classical' is quicker."""
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     """Settings of the repairer 'diffusion'."""
     start: int = 1000
