@@ -10,7 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusion.evidence import as_photos_agree, as_photos_show, as_surroundings_suggest
+from diffusion.evidence import (
+    AGREEMENT,
+    NEAR,
+    SEEN,
+    TRUST,
+    as_photos_agree,
+    as_photos_show,
+    as_surroundings_suggest,
+)
 from diffusion.preprocess import gaussian_blur
 
 NAMES = (
@@ -39,8 +47,7 @@ def candidates(frames: Tensor, evidence: Tensor) -> Tensor:
     the first is the clip itself.
 
     Blurs have a standard deviation of 1 and 2.5 pixels, those of the surroundings 2.5 and 7, that of photos that agree
-    1; means are over up to 3 and
-    7 neighbouring frames.
+    1; means are over up to 3 and 7 neighbouring frames.
     """
     soft, softer = _blurred(frames, 1.0), _blurred(frames, 2.5)
     means = _mean(frames, 3), _mean(frames, 7), _mean(softer, 7)
@@ -91,7 +98,7 @@ def features(guesses: Tensor, opacity: Tensor, evidence: Tensor, patch: int) -> 
     clip = here.mean((2, 3, 4), keepdim=True).expand_as(here)
     whole = clear.mean((2, 3, 4), keepdim=True).expand_as(clear)
     maps = [here, _surroundings(here), clip, frame, depth_here, clear, _surroundings(clear), whole]
-    shown = _places(evidence[:, (3, 4, 5, 9)], patch)
+    shown = _places(evidence[:, (TRUST, SEEN, NEAR, AGREEMENT)], patch)
     amplitudes = [0.5 * (values + 1e-3).log() + 1.5 for values in maps]
     return torch.cat([*amplitudes, 2 * shown - 1, 2 * _surroundings(shown) - 1], dim=1)
 

@@ -16,8 +16,9 @@ from torch import Tensor
 from diffusion.filling import pull_push
 
 CHANNELS = 10
-COLOURS = (slice(0, 3), slice(6, 9))
-"""Which of the channels are colours."""
+WARPED, AGREED = slice(0, 3), slice(6, 9)
+TRUST, SEEN, NEAR, AGREEMENT = 3, 4, 5, 9
+"""Which channel is what; the slices are colours."""
 UNSEEN = 0.1
 """Weight of a pixel that no photo shows, beside 1, where surroundings are averaged."""
 
@@ -32,19 +33,19 @@ def no_evidence(frames: Tensor) -> Tensor:
 
 def as_photos_show(frames: Tensor, evidence: Tensor) -> Tensor:
     """Frames [B, C, T, H, W] in [-1, 1] with the warped photos' colours where a photo shows the place."""
-    colour, seen = 2 * evidence[:, :3] - 1, evidence[:, 4:5]
+    colour, seen = 2 * evidence[:, WARPED] - 1, evidence[:, SEEN, None]
     return torch.cat([torch.lerp(frames[:, :3], colour, seen), frames[:, 3:]], dim=1)
 
 
 def as_photos_agree(frames: Tensor, evidence: Tensor) -> Tensor:
     """Frames [B, C, T, H, W] in [-1, 1] with the colours that photos have where they agree best."""
-    return torch.cat([2 * evidence[:, 6:9] - 1, frames[:, 3:]], dim=1)
+    return torch.cat([2 * evidence[:, AGREED] - 1, frames[:, 3:]], dim=1)
 
 
 def as_surroundings_suggest(frames: Tensor, evidence: Tensor) -> Tensor:
     """Frames [B, C, T, H, W] in [-1, 1] with what no photo shows replaced by what lies around it."""
     batch = len(frames)
-    weight = UNSEEN + (1 - UNSEEN) * evidence[:, 4:5]
+    weight = UNSEEN + (1 - UNSEEN) * evidence[:, SEEN, None]
     flat, share = (clip.transpose(1, 2).flatten(0, 1) for clip in (frames, weight))
     guess = pull_push(flat * share, share)
     return torch.lerp(guess, flat, share).unflatten(0, (batch, -1)).transpose(1, 2)

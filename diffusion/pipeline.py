@@ -207,8 +207,8 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
             alpha: opacity [T,H,W,1] in [0, 1]. None = 1 where there is depth (everywhere, if `depth` is None).
             references: photos in [0, 1]: [h,w,3], [n,h,w,3] or a list of [h,w,3] of any size. For a batch, one of these
                 for each clip, the same number of photos for each.
-            warped: [T,H,W,10] in [0, 1], what photos show of the frames, see `evidence`. None =
-                nothing is known of that; only weights with a chooser look at it.
+            warped: [T,H,W,10] in [0, 1], what photos show of the frames, see `evidence`. None = nothing is known of
+                that; only weights with a chooser look at it.
             num_inference_steps: steps of the sampler; None = the weights' default, as for the next two.
             guidance_scale: 1 = no guidance, and half the work.
             guidance_rescale: see `guidance.rescale`, in [0, 1].

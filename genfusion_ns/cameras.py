@@ -47,6 +47,11 @@ class Camera:
         scale = self.K.new_tensor([width / self.width, height / self.height, 1.0])
         return replace(self, K=self.K * scale[:, None], width=width, height=height)
 
+    def limited(self, max_side: int) -> Camera:
+        """The same field of view on at most `max_side` pixels a side, at least one; smaller views stay as they are."""
+        scale = min(1.0, max_side / max(self.width, self.height))
+        return self.resized(max(1, round(self.width * scale)), max(1, round(self.height * scale)))
+
     def window(self, x: int, y: int, width: int, height: int) -> Camera:
         """The window whose top-left pixel is (x, y); it may reach beyond the image (a wider field of view)."""
         shift = torch.zeros_like(self.K)

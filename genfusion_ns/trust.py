@@ -100,8 +100,7 @@ def count_observers(splats: Splats, cameras: Sequence[Camera], rasterizer: Raste
     step = max(1.0, len(cameras) / MOST_VIEWS)
     for i in range(min(len(cameras), MOST_VIEWS)):
         camera = cameras[int(i * step)]
-        scale = min(1.0, COUNTING_SIDE / max(camera.width, camera.height))
-        small = camera.resized(max(1, round(camera.width * scale)), max(1, round(camera.height * scale)))
+        small = camera.limited(COUNTING_SIDE)
         count += reach(splats, small.to(count.device), rasterizer, near) >= REACHES
     return count
 

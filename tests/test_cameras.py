@@ -121,3 +121,15 @@ def test_to_changes_dtype_only():
     camera = random_camera(1).to(dtype=torch.float32)
     assert camera.w2c.dtype == camera.K.dtype == torch.float32
     assert math.isclose(float(camera.K[2, 2]), 1.0)
+
+
+def test_limited_views_keep_their_field_and_small_ones_their_size():
+    K = torch.tensor([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
+    camera = Camera(torch.eye(4), K, 640, 480)
+    half = camera.limited(320)
+    assert (half.width, half.height) == (320, 240)
+    torch.testing.assert_close(half.K, torch.tensor([[250.0, 0, 160], [0, 250, 120], [0, 0, 1]]))
+    same = camera.limited(1000)
+    assert (same.width, same.height) == (640, 480) and torch.equal(same.K, K)
+    sliver = Camera(torch.eye(4), K, 2000, 3).limited(16)
+    assert (sliver.width, sliver.height) == (16, 1)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion.errors import UserError
-from diffusion.evidence import COLOURS, no_evidence
+from diffusion.evidence import AGREED, WARPED, no_evidence
 from diffusion.filling import fill_clip
 from diffusion.preprocess import given_range_disparity, percentile_disparity
 from diffusion.train.shards import Pair
@@ -126,7 +126,7 @@ def augment(pair: Pair, generator: torch.Generator) -> Pair:
 
         names = ("render_rgb", "target_rgb", "reference")
         warped = pair.warped.clone()
-        for colour in COLOURS:
+        for colour in (WARPED, AGREED):
             warped[..., colour] = recoloured(warped[..., colour])
         pair = replace(pair, **{name: recoloured(getattr(pair, name)) for name in names}, warped=warped)
     return pair

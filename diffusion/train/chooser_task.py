@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.errors import UserError
+from diffusion.evidence import TRUST
 from diffusion.models.chooser import Chooser
 from diffusion.pipeline import RGBDVideoRepairPipeline
 from diffusion.train.batches import RepairBatch, forget_evidence
@@ -42,6 +43,6 @@ class ChooserTask:
         batch = forget_evidence(batch, self.config.evidence_dropout, generator)
         channels = self.pipeline.vae.config["in_channels"]
         output = model(batch.rendered[:, :channels], batch.opacity, batch.evidence)
-        unsure = 1 - batch.evidence[:, 3].mean((2, 3))
+        unsure = 1 - batch.evidence[:, TRUST].mean((2, 3))
         error = log_frame_error(output, batch.target[:, :channels], batch.depth_known, self.config.depth_weight, unsure)
         return error, {"pixel": float(error.detach())}

@@ -100,16 +100,11 @@ def at_views(render: Callable[[Camera], Render], views: CapturedViews) -> float:
     """Mean PSNR of renders at photos, in dB, on images of at most SIDE pixels."""
     found = []
     for i, camera in enumerate(views.cameras):
-        small = _limited(camera)
+        small = camera.limited(SIDE)
         photo = _shrunk(views.image(i), small.height, small.width)
         shown = render(small).color.clamp(0, 1)
         found.append(float(psnr(shown, photo.to(shown)).clamp_max(60.0)))
     return sum(found) / len(found)
-
-
-def _limited(camera: Camera) -> Camera:
-    scale = min(1.0, SIDE / max(camera.width, camera.height))
-    return camera.resized(max(1, round(camera.width * scale)), max(1, round(camera.height * scale)))
 
 
 def _shrunk(photo: Tensor, height: int, width: int) -> Tensor:

@@ -66,9 +66,7 @@ class SeenViews:
         if i in self._held:
             self._held.move_to_end(i)
             return self._held[i]
-        camera = self._captured.cameras[i]
-        scale = min(1.0, self._max_side / max(camera.width, camera.height))
-        small = camera.resized(max(1, round(camera.width * scale)), max(1, round(camera.height * scale)))
+        small = self._captured.cameras[i].limited(self._max_side)
         shown = self._render(small.to(self._device))
         self._held[i] = SeenView(small.to(self._device), self._captured.image(i), shown.depth, shown.alpha)
         if len(self._held) > self._keep:

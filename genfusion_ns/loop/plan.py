@@ -72,7 +72,7 @@ def plan_round(
 
 def path_template(cameras: Sequence[Camera], max_side: int) -> Camera:
     """The scene's usual field of view, its longer side at most `max_side` pixels."""
-    return _limited(template_view(cameras), max_side)
+    return template_view(cameras).limited(max_side)
 
 
 def make_path(
@@ -87,7 +87,7 @@ def make_path(
     """
     if kind == "path":
         assert config.camera_path is not None  # LoopConfig.check
-        saved = [_limited(camera, config.max_side) for camera in read_camera_path(config.camera_path)]
+        saved = [camera.limited(config.max_side) for camera in read_camera_path(config.camera_path)]
         return [saved[i] for i in evenly(len(saved), config.frames)]
     if kind == "captured":
         order = visiting_order(cameras)
@@ -110,8 +110,3 @@ def make_path(
 def evenly(count: int, n: int) -> list[int]:
     """n numbers from 0 to count - 1, evenly spaced and rounded down; all of them where there are no more than n."""
     return list(range(count)) if count <= n else np.linspace(0, count - 1, n).astype(int).tolist()
-
-
-def _limited(camera: Camera, max_side: int) -> Camera:
-    scale = min(1.0, max_side / max(camera.width, camera.height))
-    return camera.resized(round(camera.width * scale), round(camera.height * scale))

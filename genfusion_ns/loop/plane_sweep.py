@@ -72,14 +72,12 @@ def plane_sweep(camera: Camera, rgb: Tensor, depth: Tensor, views: Sequence[Seen
         depth: [H, W, 1] its depth; 0 = hole, where depths around the median are tried.
         views: captured views on the same device; of their surfaces nothing is used.
     """
-    height, width = depth.shape[:2]
-    scale = min(1.0, MAX_SIDE / max(height, width))
-    if scale == 1.0:
+    if max(camera.height, camera.width) <= MAX_SIDE:
         return _sweep(camera, rgb, depth, views)[0]
-    small = camera.resized(max(1, round(width * scale)), max(1, round(height * scale)))
+    small = camera.limited(MAX_SIDE)
     size = small.height, small.width
     found, disparity = _sweep(small, _resized(rgb, size), _resized(depth, size, "nearest-exact"), views)
-    agreement, disparity = (_resized(values, (height, width)) for values in (found.agreement, disparity))
+    agreement, disparity = (_resized(values, (camera.height, camera.width)) for values in (found.agreement, disparity))
     asked = _ask(unproject(1 / disparity, camera), camera, views)
     return Match(torch.where(asked.count > 0.5, asked.rgb, rgb), agreement)
 

@@ -58,8 +58,9 @@ def reproject(
     total, colour, square = (torch.zeros(*depth.shape[:2], c).to(depth) for c in (1, 3, 3))
     count, mean, seen, trust, near = (torch.zeros(*depth.shape[:2], c).to(depth) for c in (1, 3, 1, 1, 1))
     for view in views:
-        photo, reached = look_up(points, view)
-        visible = reached * _same_surface(points, solid, view)
+        place = _inside(points, view.camera)
+        photo, reached = _colour(place, view)
+        visible = reached * _same_surface(place, view) * solid
         angle = parallax(points, camera, view.camera)
         close = closeness(angle)
         if float((camera.position - view.camera.position).norm()) < ANCHORED * unit:
@@ -77,7 +78,11 @@ def reproject(
     return Reprojection(colour / total.clamp_min(1e-8), torch.maximum(trust, 0.9 * agreed * seen), seen, near)
 
 
-def _inside(points: Tensor, camera: Camera) -> tuple[Tensor, Tensor, Tensor]:
+Place = tuple[Tensor, Tensor, Tensor]
+"""Where points lie in a photo, see `_inside`."""
+
+
+def _inside(points: Tensor, camera: Camera) -> Place:
     """Sampling grid [H, W, 2] in [-1, 1], whether it lies in the image [H, W, 1] (1.0 or 0.0), and z-depth."""
     pixels, z = project(points, camera)
     grid = pixels / pixels.new_tensor([camera.width, camera.height]) * 2.0 - 1.0
@@ -95,17 +100,22 @@ def sample(values: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
 def look_up(points: Tensor, view: SeenView) -> tuple[Tensor, Tensor]:
     """The photo's colour [H, W, 3] where it has world points [H, W, 3], and whether it has them at all [H, W, 1], 1.0
     or 0.0: in the frame, before the camera, and known."""
-    grid, inside, _ = _inside(points, view.camera)
+    return _colour(_inside(points, view.camera), view)
+
+
+def _colour(place: Place, view: SeenView) -> tuple[Tensor, Tensor]:
+    """As `look_up`, of points whose place in the photo is known."""
+    grid, inside, _ = place
     known = 1.0 if view.known is None else sample(view.known.to(grid), grid, "nearest")
-    return sample(view.photo.to(points), grid), inside * known
+    return sample(view.photo.to(grid), grid), inside * known
 
 
-def _same_surface(points: Tensor, solid: Tensor, view: SeenView) -> Tensor:
+def _same_surface(place: Place, view: SeenView) -> Tensor:
     """[H, W, 1] in [0, 1]: how far the splats show the points from the photo's place too."""
-    grid, _, z = _inside(points, view.camera)
+    grid, _, z = place
     depth, alpha = sample(view.depth, grid, "nearest"), sample(view.alpha, grid, "nearest")
     same = (depth > 1e-6) & ((depth - z).abs() <= SAME_SURFACE * z)
-    return same * solid * alpha
+    return same * alpha
 
 
 def parallax(points: Tensor, a: Camera, b: Camera) -> Tensor:

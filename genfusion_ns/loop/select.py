@@ -53,9 +53,7 @@ class Prober:
     @torch.no_grad()
     def probe(self, camera: Camera) -> Probe:
         """Need and clearance of one pose."""
-        scale = SIDE / max(camera.width, camera.height, SIDE)
-        small = camera.resized(max(1, round(camera.width * scale)), max(1, round(camera.height * scale)))
-        small = small.to(self._device)
+        small = camera.limited(SIDE).to(self._device)
         shown = self._render(small)
         views = self._seen.near(small, self._neighbours)
         seen = reproject(small, shown.depth, shown.alpha, views, self._seen.unit).seen
