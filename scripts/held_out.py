@@ -78,16 +78,24 @@ class Perceptual:
 
 
 def held_out_metrics(pipeline: Any, perceptual: Perceptual | None = None) -> dict[str, float]:
-    """Means over the evaluation photos, each at its full frame: `psnr` (dB), `ssim`, `coverage` (mean alpha), what
-    `perceptual` measures (without it `lpips`, where its weights are at hand), and their number `views`."""
+    """Means over the evaluation photos, each at its full frame: `psnr` (dB), `ssim`, `sharpness` (mean gradient over
+    the photo's), `coverage` (mean alpha), what `perceptual` measures (without it `lpips`, where its weights are at
+    hand), and their number `views`."""
     rows: list[dict[str, float]] = []
     for outputs, batch in held_out_views(pipeline):
         metrics, _ = pipeline.model.get_image_metrics_and_images(outputs, batch)
         row = {name: float(metrics[name]) for name in ("psnr", "ssim", "lpips") if name in metrics}
+        photo = photo_of(pipeline, outputs, batch)
+        row["sharpness"] = sharpness(outputs["rgb"]) / max(sharpness(photo), 1e-9)
         if perceptual is not None:
-            row |= perceptual(outputs["rgb"], photo_of(pipeline, outputs, batch))
+            row |= perceptual(outputs["rgb"], photo)
         rows.append({**row, "coverage": float(outputs["accumulation"].mean())})
     return {name: fmean(row[name] for row in rows) for name in rows[0]} | {"views": len(rows)}
+
+
+def sharpness(image: Tensor) -> float:
+    """Mean absolute gradient of an image [H, W, 3]."""
+    return float(image.diff(dim=0).abs().mean() + image.diff(dim=1).abs().mean()) / 2
 
 
 def photo_of(pipeline: Any, outputs: dict[str, Tensor], batch: dict[str, Any]) -> Tensor:

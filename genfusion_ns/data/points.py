@@ -22,7 +22,7 @@ from genfusion_ns.data.triangulate import Triangulated, triangulate_tracks
 from genfusion_ns.data.views import FloatArray, TrainView, find_by_name, inside, photo_colours, to_pixels, view_arrays
 from genfusion_ns.errors import UserError
 
-PointsMode = Literal["tracks", "official", "all", "random"]
+PointsMode = Literal["depth", "tracks", "official", "all", "random"]
 
 FEW_TRACKS = 20
 """Below this many surviving tracks the log says so."""
@@ -119,7 +119,8 @@ def track_colours(points: Triangulated, views: Sequence[TrainView]) -> FloatArra
     return total / np.maximum(weight, 1.0)
 
 
-def _from_tracks(views: Sequence[TrainView], model: ColmapModel | None, target: int, seed: int) -> InitialPoints:
+def measured_points(views: Sequence[TrainView], model: ColmapModel | None) -> tuple[Triangulated, list[str], str]:
+    """Points that the training views alone triangulate, warnings, and what kind of tracks they come from."""
     tracks, notes, origin = _find_tracks(views, model)
     available = int((tracks.views_per_point() >= 2).sum())
     found = triangulate_tracks(tracks, view_arrays(views).w2c)
@@ -128,6 +129,11 @@ def _from_tracks(views: Sequence[TrainView], model: ColmapModel | None, target: 
             f"only {len(found.xyz)} of {available} tracks agree with the cameras: the poses, the intrinsics or the "
             "lens distortion of the scene are probably not those that the photos were matched with."
         )
+    return found, notes, origin
+
+
+def _from_tracks(views: Sequence[TrainView], model: ColmapModel | None, target: int, seed: int) -> InitialPoints:
+    found, notes, origin = measured_points(views, model)
     missing = max(target - len(found.xyz), 0)
     samples = complete_with_frustum_samples(views, found.xyz, found.tracks, missing, seed)
     if missing and len(found.xyz) < FEW_TRACKS:

@@ -6,11 +6,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from genfusion_ns.cameras import Camera
 from genfusion_ns.geometry import nearest_views, scene_extent
 from genfusion_ns.raster.api import Render
+from genfusion_ns.stereo.views import PhotoDepth
+
+SURE = 0.5
+"""Confidence from which a photo's measured depth takes the place of the rendered one."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,8 @@ class CapturedViews:
     """Photo number i as [H, W, 3] in [0, 1]."""
     full: Sequence[Camera] | None = None
     """The same views at full frame, where the photos are windows of it; None = the photos are whole."""
+    depth: Callable[[int], PhotoDepth] | None = None
+    """The measured depth of photo number i, of any size; None = there is none."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +42,21 @@ class SeenView:
     photo: Tensor
     """[h, w, 3] in [0, 1], of any size."""
     depth: Tensor
-    """[H, W, 1] rendered z-depth, 0 = nothing there."""
+    """[H, W, 1] z-depth, measured in the photo where that is sure, else rendered; 0 = nothing there."""
     alpha: Tensor
-    """[H, W, 1] rendered opacity in [0, 1]."""
+    """[H, W, 1] rendered opacity in [0, 1]; 1 where the depth is measured."""
     known: Tensor | None = None
     """[h, w, 1] in {0, 1}: the pixels of the photo that are known; None = all."""
+
+
+def with_measured(depth: Tensor, alpha: Tensor, measured: PhotoDepth) -> tuple[Tensor, Tensor]:
+    """Rendered depth and opacity [H, W, 1] of a photo's view, replaced where the photo's own depth is sure: what a
+    photo shows is known better from it than from splats that may be misplaced."""
+    maps = (values.permute(2, 0, 1)[None].to(depth) for values in (measured.depth, measured.confidence))
+    size = depth.shape[:2]
+    own, confidence = (F.interpolate(x, size, mode="nearest-exact")[0].permute(1, 2, 0) for x in maps)
+    sure = confidence > SURE
+    return torch.where(sure, own, depth), torch.where(sure, torch.ones_like(alpha), alpha)
 
 
 class SeenViews:
@@ -68,7 +86,10 @@ class SeenViews:
             return self._held[i]
         small = self._captured.cameras[i].limited(self._max_side)
         shown = self._render(small.to(self._device))
-        self._held[i] = SeenView(small.to(self._device), self._captured.image(i), shown.depth, shown.alpha)
+        depth, alpha = shown.depth, shown.alpha
+        if self._captured.depth is not None:
+            depth, alpha = with_measured(depth, alpha, self._captured.depth(i))
+        self._held[i] = SeenView(small.to(self._device), self._captured.image(i), depth, alpha)
         if len(self._held) > self._keep:
             self._held.popitem(last=False)
         return self._held[i]

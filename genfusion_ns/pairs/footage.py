@@ -71,12 +71,12 @@ def capture_footage(folder: Path, seed: int, frames: int, width: int, height: in
         UserError: no transforms.json, no intrinsics, a lens that is no pinhole with distortion, too few or unreadable
             photos.
     """
-    meta = _read_transforms(folder)
+    meta = read_transforms(folder)
     rng = np.random.default_rng([seed, 0x6361])
     listed = sorted(meta["frames"], key=lambda frame: Path(frame["file_path"]).name)
     if len(listed) < frames:
         raise UserError(f"{folder} has {len(listed)} photos; expected at least {frames}, one per frame of a path.")
-    cameras = [_camera(folder, meta, frame) for frame in listed]
+    cameras = [frame_camera(folder, meta, frame) for frame in listed]
     path = neighbour_path(cameras, frames, rng)
     corner = rng.random(2)
     photos, cut = zip(
@@ -125,7 +125,8 @@ def within_unit(cameras: Sequence[Camera]) -> tuple[list[Camera], float]:
     return moved, scale
 
 
-def _read_transforms(folder: Path) -> dict[str, Any]:
+def read_transforms(folder: Path) -> dict[str, Any]:
+    """A capture's transforms.json. Raises UserError where it is none, or its lens is no pinhole."""
     path = folder / "transforms.json"
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
@@ -141,7 +142,8 @@ def _read_transforms(folder: Path) -> dict[str, Any]:
     return meta
 
 
-def _camera(folder: Path, meta: dict[str, Any], frame: dict[str, Any]) -> Camera:
+def frame_camera(folder: Path, meta: dict[str, Any], frame: dict[str, Any]) -> Camera:
+    """The float64 camera of one frame of transforms.json. Raises UserError where something is missing."""
     both = {**meta, **{key: value for key, value in frame.items() if value is not None}}
     try:
         fx, fy, cx, cy, w, h = (float(both[key]) for key in ("fl_x", "fl_y", "cx", "cy", "w", "h"))

@@ -19,10 +19,11 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from genfusion_ns.cameras import Camera
-from genfusion_ns.data.colmap import find_model, read_model
+from genfusion_ns.data.colmap import ColmapModel, find_model, read_model
 from genfusion_ns.data.mask import Window, fixed_window, moving_window
 from genfusion_ns.data.points import InitialPoints, PointsMode, initial_points
 from genfusion_ns.data.views import TrainView
+from genfusion_ns.gaussians import SurfaceFacts
 from genfusion_ns.loop.accept import held_out, judge_last_round
 from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.contact_sheet import MostChanged
@@ -33,11 +34,15 @@ from genfusion_ns.loop.round import CapturedViews, run_round
 from genfusion_ns.loop.state import LoopState
 from genfusion_ns.plugin import compat, photos
 from genfusion_ns.plugin.dataparser import GenFusionDataParserConfig, subset
-from genfusion_ns.plugin.model import GenFusionModel
+from genfusion_ns.plugin.first_splats import find_depth
+from genfusion_ns.plugin.model import SURFACE_KEY, GenFusionModel
 from genfusion_ns.plugin.panel import RoundsPanel
 from genfusion_ns.plugin.round_log import log_round
 from genfusion_ns.plugin.views import core_cameras
 from genfusion_ns.seeding import generator, order_index
+from genfusion_ns.stereo.capture_depth import CaptureDepth
+from genfusion_ns.stereo.surfels import surfels_of
+from genfusion_ns.stereo.views import PhotoDepth
 
 EVAL_FALLBACK_EVERY = 8
 GENERATED_FOLDER = "generated"
@@ -58,9 +63,17 @@ class GenFusionDataManagerConfig(FullImageDatamanagerConfig):
     """Train on a quarter of each photo: fixed = the top-left quadrant, as the paper's diffusion data; moving = the
     wandering window of the paper's evaluation. Evaluation always sees full photos."""
     initial_points: PointsMode = "tracks"
-    """Where the first splats lie: tracks = what the training photos alone can triangulate, completed by samples in
-    their frusta; official = the official code's rule, which leaks geometry from the held-out photos; all = the scene's
-    whole point cloud; random = samples in the frusta only."""
+    """Where the first splats lie: depth = on the surfaces that the training photos' depth shows; tracks = what the
+    training photos alone can triangulate, completed by samples in their frusta; official = the official code's rule,
+    which leaks geometry from the held-out photos; all = the scene's whole point cloud; random = samples in the frusta
+    only."""
+    depth_estimator: str = "stereo"
+    """Who finds the photos' depth: stereo = the bundled network; transformers:SOURCE and depth-anything-3:SOURCE with a
+    hub id or a folder, see docs/depth.md."""
+    depth_side: int = 320
+    """Longest side of the photos that depth is found for, in pixels."""
+    depth_folder: Path | None = None
+    """Where the photos' depth is kept and looked for; None = the run's folder."""
     max_seed_points: int = 100_000
     """How many splats to begin with; fewer measured points are completed by samples, more are thinned at random."""
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -94,6 +107,7 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         self.rounds = RoundsPanel(training=test_mode == "val")
         self.set_run_length(config.reference_iterations)
         self._repairer: Repairer | None = None
+        self.depth: CaptureDepth | None = None
         if test_mode == "val":
             self._add_initial_points()
 
@@ -179,9 +193,12 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         cloud = None
         if "points3D_xyz" in metadata:
             cloud = metadata["points3D_xyz"].numpy(), metadata["points3D_rgb"].numpy()
+        model = read_model(folder) if folder is not None else None
+        if self.config.initial_points == "depth":
+            return self._start_on_surfaces(model)
         found = initial_points(
             self.train_views(),
-            read_model(folder) if folder is not None else None,
+            model,
             target=self.config.max_seed_points,
             mode=self.config.initial_points,
             cloud=cloud,
@@ -192,6 +209,17 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         kept = order[: self.config.max_seed_points].sort().values
         metadata["points3D_xyz"] = torch.from_numpy(found.xyz)[kept]
         metadata["points3D_rgb"] = torch.from_numpy(found.rgb)[kept]
+
+    def _start_on_surfaces(self, model: ColmapModel | None) -> None:
+        """Put the splats that the photos' depth shows into the metadata."""
+        config = self.config
+        self.depth = find_depth(
+            self.train_views(), model, config.depth_estimator, config.depth_side, config.depth_folder, self.device
+        )
+        found = surfels_of(self.depth.photos, self.depth.depths, config.max_seed_points, config.seed)
+        metadata = self.train_dataparser_outputs.metadata
+        metadata["points3D_xyz"], metadata["points3D_rgb"] = found.xyz, (found.rgb * 255).round().to(torch.uint8)
+        metadata[SURFACE_KEY] = SurfaceFacts(found.normals, found.radii, found.opacities)
 
     @staticmethod
     def _log_points(found: InitialPoints) -> None:
@@ -212,6 +240,10 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         data = dict(self.cached_train[index])
         data["image"] = data["image"].to(self.device)
         return self.train_cameras[index : index + 1], data
+
+    def measured_depth(self, batch: dict[str, Any]) -> PhotoDepth | None:
+        """The depth of a captured view that `next_train` gave; None where none was found."""
+        return None if self.depth is None else self.depth.depths[int(batch["image_idx"])]
 
     def next_eval_image(self, step: int) -> tuple[Cameras, dict[str, Any]]:
         """One held-out view, in a fixed order too."""
@@ -323,6 +355,7 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
                 [cameras[i] for i in ids],
                 lambda j: model.get_gt_img(self.cached_train[ids[j]]["image"])[..., :3],
                 [self._full_frame(i, cameras[i]) for i in ids] if self.config.mask != "none" else None,
+                None if self.depth is None else (lambda j, depths=self.depth.depths: depths[ids[j]]),
             )
 
         return views(training), views(judging)

@@ -33,6 +33,10 @@ from genfusion_ns.plugin.wishes import ViewerWishes
 from genfusion_ns.raster import choose_rasterizer
 from genfusion_ns.raster.api import Render
 from genfusion_ns.seeding import generator
+from genfusion_ns.stereo.views import PhotoDepth
+
+SURFACE_KEY = "points3D_surfaces"
+"""Where the datamanager's metadata holds the `SurfaceFacts` of the seed points."""
 
 
 @dataclass
@@ -69,6 +73,10 @@ class GenFusionModelConfig(ModelConfig):
     """Weight of the agreement between splat normals and the rendered depth's normals; 2DGS's value."""
     normal_start: int = 2000
     """First step of the normal term."""
+    depth_lambda: float = 0.05
+    """Weight of the photos' measured depth at the first step; it falls to 0 at depth_until."""
+    depth_until: int = 3500
+    """Step at which the measured depth has done its part; afterwards photos alone decide."""
     depth_ratio: float = 0.0
     """Which depth the normals and outputs come from: 0 = expected, 1 = median; 2DGS advises 0 for unbounded scenes."""
     densifier: SparsityAwareDensifier = field(default_factory=SparsityAwareDensifier)
@@ -91,7 +99,8 @@ class GenFusionModel(SplatfactoModel):
             xyz, rgb = self.seed_points[0], self.seed_points[1].float() / 255.0
         else:
             xyz, rgb = random_points(config.num_random, half_side=1.0, seed=config.seed)
-        initial = init_gaussians(xyz, rgb, sh_degree=config.sh_degree, seed=config.seed)
+        facts = self.kwargs.get("metadata", {}).get(SURFACE_KEY)
+        initial = init_gaussians(xyz, rgb, sh_degree=config.sh_degree, seed=config.seed, surfaces=facts)
         self.gauss_params = torch.nn.ParameterDict({name: Parameter(value) for name, value in initial.items()})
         self.camera_optimizer = config.camera_optimizer.setup(num_cameras=self.num_train_data, device="cpu")
         self.psnr = PeakSignalNoiseRatio(data_range=1.0)
@@ -325,6 +334,15 @@ class GenFusionModel(SplatfactoModel):
                 render.normal, surface, render.alpha
             )
         return terms
+
+    def measured_depth_loss(self, render: Render, measured: PhotoDepth | None) -> dict[str, Tensor]:
+        """The photos' depth as a target while its weight lasts; nothing where none was measured."""
+        share = 1.0 - self.step / max(self.scaled(self.config.depth_until), 1)
+        if measured is None or share <= 0 or self.config.depth_lambda <= 0:
+            return {}
+        target, confidence = measured.depth.to(self.device), measured.confidence.to(self.device)
+        loss = losses.measured_depth(render.depth, render.alpha, target, confidence)
+        return {"depth": self.config.depth_lambda * share * loss}
 
     def get_image_metrics_and_images(
         self, outputs: dict[str, Tensor], batch: dict[str, Any]

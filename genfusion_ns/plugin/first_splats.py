@@ -1,0 +1,42 @@
+"""The first splats of a run: from the photos' depth, with a progress bar and a line that says what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from genfusion_ns.data.colmap import ColmapModel
+from genfusion_ns.data.points import measured_points
+from genfusion_ns.data.views import TrainView
+from genfusion_ns.stereo.capture_depth import CaptureDepth, capture_depth
+from genfusion_ns.stereo.estimator import create_estimator
+
+
+def find_depth(
+    views: Sequence[TrainView],
+    model: ColmapModel | None,
+    estimator: str,
+    side: int,
+    folder: Path | None,
+    device: torch.device | str,
+) -> CaptureDepth:
+    """The depth of the training views; see `capture_depth` and `create_estimator` for the arguments."""
+    tracks, notes, origin = measured_points(views, model)
+    chosen = create_estimator(estimator, device)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=CONSOLE, transient=True) as progress:
+        bar = progress.add_task(f"depth of the photos ({chosen.name})", total=len(views))
+        found = capture_depth(views, tracks, chosen, side, folder, lambda done: progress.update(bar, completed=done))
+    sure = torch.cat([depth.confidence.flatten() for depth in found.depths]) > 0.5
+    CONSOLE.print(
+        f"[bold]genfusion:[/] {chosen.name} depth of {len(views)} photos: {float(sure.float().mean()):.0%} of their "
+        f"pixels are sure; {len(tracks.xyz):,} {origin} anchor it.",
+        soft_wrap=True,
+    )
+    for note in notes:
+        CONSOLE.print(f"[yellow]genfusion:[/] {note}", soft_wrap=True)
+    return found

@@ -1,0 +1,1 @@
+"""Depth for every photo of a posed capture, with a confidence, and the first splats on the surfaces that it shows."""

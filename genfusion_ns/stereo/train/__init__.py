@@ -1,0 +1,1 @@
+"""Training of the stereo network: scenes with depth, batches of views, the loop."""
