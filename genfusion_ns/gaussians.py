@@ -45,17 +45,6 @@ class Splats(NamedTuple):
     """[N, K, 3] spherical-harmonics coefficients."""
 
 
-class SurfaceFacts(NamedTuple):
-    """What is known of the surface at N initial points."""
-
-    normals: Tensor
-    """[N, 3] unit normals; 0 = unknown."""
-    radii: Tensor
-    """[N] world units, > 0: standard deviation of the splat along the surface."""
-    opacities: Tensor
-    """[N] in (0, 1)."""
-
-
 def activate(params: Mapping[str, Tensor]) -> Splats:
     """Raw parameters as the rasteriser takes them; differentiable."""
     sh = torch.cat([params["features_dc"][:, None], params["features_rest"]], dim=1)
@@ -72,9 +61,9 @@ def init_gaussians(
     opacity: float = 0.1,
     max_scale: float = math.inf,
     fallback_scale: float = 0.01,
-    surfaces: SurfaceFacts | None = None,
+    normals: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Raw parameters of one splat per point, as in 3DGS; turned uniformly at random, unless `surfaces` tells how.
+    """Raw parameters of one splat per point, as in 3DGS; turned uniformly at random where no normal is known.
 
     A splat's size is the root mean square of the distances to its three nearest neighbours, kept between 1/1000 of
     the median size and `max_scale`. Points with a coordinate that is not finite are dropped, with a warning.
@@ -83,7 +72,7 @@ def init_gaussians(
         xyz: [N, 3] world.
         rgb: [N, 3] in [0, 1]; what is not finite becomes grey.
         fallback_scale: size where neighbours cannot tell: a single point, or all at one place.
-        surfaces: what is known of the surface at each point; takes the place of size, rotation and `opacity`.
+        normals: [N, 3] unit normals of the surface at each point, 0 where unknown.
 
     Raises:
         UserError: no usable point is left (`random_points_in_view` makes some).
@@ -98,12 +87,11 @@ def init_gaussians(
         log.warning("dropped %d of %d initial points: not finite", int((~usable).sum()), len(xyz))
     xyz, rgb = xyz[usable].float().cpu(), rgb[usable].float().cpu().nan_to_num(0.5, 0.5, 0.5).clamp(0, 1)
     n = len(xyz)
-    quats, opacities = random_rotations(n, seed), torch.full((n,), opacity)
-    if surfaces is None:
-        size = neighbour_distance(xyz, fallback_scale)
-    else:
-        normals, size, opacities = (values[usable.cpu()].float().cpu() for values in surfaces)
-        quats = torch.where(normals.norm(dim=-1, keepdim=True) > 0.5, facing(normals), quats)
+    quats = random_rotations(n, seed)
+    if normals is not None:
+        known = normals[usable].float().cpu()
+        quats = torch.where(known.norm(dim=-1, keepdim=True) > 0.5, facing(known), quats)
+    size = neighbour_distance(xyz, fallback_scale)
     scales = torch.log(size.clamp_max(max_scale))[:, None].repeat(1, 3)
     scales[:, 2] = math.log(THICKNESS)
     return {
@@ -112,7 +100,7 @@ def init_gaussians(
         "quats": quats,
         "features_dc": (rgb - 0.5) / SH_C0,
         "features_rest": torch.zeros(n, (sh_degree + 1) ** 2 - 1, 3),
-        "opacities": torch.logit(opacities.clamp(1e-3, 1 - 1e-3))[:, None],
+        "opacities": torch.full((n, 1), math.log(opacity / (1 - opacity))),
     }
 
 

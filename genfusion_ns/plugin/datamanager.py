@@ -23,7 +23,6 @@ from genfusion_ns.data.colmap import ColmapModel, find_model, read_model
 from genfusion_ns.data.mask import Window, fixed_window, moving_window
 from genfusion_ns.data.points import InitialPoints, PointsMode, initial_points
 from genfusion_ns.data.views import TrainView
-from genfusion_ns.gaussians import SurfaceFacts
 from genfusion_ns.loop.accept import held_out, judge_last_round
 from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.contact_sheet import MostChanged
@@ -35,7 +34,7 @@ from genfusion_ns.loop.state import LoopState
 from genfusion_ns.plugin import compat, photos
 from genfusion_ns.plugin.dataparser import GenFusionDataParserConfig, subset
 from genfusion_ns.plugin.first_splats import find_depth
-from genfusion_ns.plugin.model import SURFACE_KEY, GenFusionModel
+from genfusion_ns.plugin.model import NORMALS_KEY, GenFusionModel
 from genfusion_ns.plugin.panel import RoundsPanel
 from genfusion_ns.plugin.round_log import log_round
 from genfusion_ns.plugin.views import core_cameras
@@ -219,7 +218,8 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         found = surfels_of(self.depth.photos, self.depth.depths, config.max_seed_points, config.seed)
         metadata = self.train_dataparser_outputs.metadata
         metadata["points3D_xyz"], metadata["points3D_rgb"] = found.xyz, (found.rgb * 255).round().to(torch.uint8)
-        metadata[SURFACE_KEY] = SurfaceFacts(found.normals, found.radii, found.opacities)
+        # the model is given the dataset's metadata, which is a copy
+        self.train_dataset.metadata[NORMALS_KEY] = found.normals
 
     @staticmethod
     def _log_points(found: InitialPoints) -> None:

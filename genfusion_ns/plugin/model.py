@@ -35,8 +35,8 @@ from genfusion_ns.raster.api import Render
 from genfusion_ns.seeding import generator
 from genfusion_ns.stereo.views import PhotoDepth
 
-SURFACE_KEY = "points3D_surfaces"
-"""Where the datamanager's metadata holds the `SurfaceFacts` of the seed points."""
+NORMALS_KEY = "points3D_normals"
+"""Where the datamanager's metadata holds the normals [N, 3] of the seed points."""
 
 
 @dataclass
@@ -99,8 +99,8 @@ class GenFusionModel(SplatfactoModel):
             xyz, rgb = self.seed_points[0], self.seed_points[1].float() / 255.0
         else:
             xyz, rgb = random_points(config.num_random, half_side=1.0, seed=config.seed)
-        facts = self.kwargs.get("metadata", {}).get(SURFACE_KEY)
-        initial = init_gaussians(xyz, rgb, sh_degree=config.sh_degree, seed=config.seed, surfaces=facts)
+        normals = self.kwargs.get("metadata", {}).get(NORMALS_KEY)
+        initial = init_gaussians(xyz, rgb, sh_degree=config.sh_degree, seed=config.seed, normals=normals)
         self.gauss_params = torch.nn.ParameterDict({name: Parameter(value) for name, value in initial.items()})
         self.camera_optimizer = config.camera_optimizer.setup(num_cameras=self.num_train_data, device="cpu")
         self.psnr = PeakSignalNoiseRatio(data_range=1.0)

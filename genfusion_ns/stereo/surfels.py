@@ -1,9 +1,10 @@
 """First splats on the surfaces that the photos' depths show.
 
-Each splat is a pixel of a photo: its place is the pixel's depth, its normal the depth's gradient, its size the distance
-to the neighbouring samples, its colour the photo's, its opacity grows with the confidence. Where the depth is doubtful
-several smaller, fainter samples lie along the ray, as far apart as the error that the estimator expects, so that
-training can choose.
+Each splat is a pixel of a photo: its place is the pixel's depth, its normal the depth's gradient, its colour the
+photo's; more of them lie where there is detail, and a surface that several photos show is sampled once. Where the depth
+is doubtful the splat lies, by chance, where the estimator puts the surface (give or take the error that it expects), or
+at the depth of a surface nearby in the photo that is sure: the less sure, the more often the latter. Tracks are splats
+of their own.
 """
 
 from __future__ import annotations
@@ -22,11 +23,18 @@ from genfusion_ns.stereo.fusion import AGREE, sampled
 from genfusion_ns.stereo.views import PhotoDepth, PosedPhoto
 
 SURE = 0.5
-"""Confidence from which one splat stands for a pixel."""
-ALONG_RAY = (-1.2, 0.0, 1.2)
-"""Places of the samples of a doubtful pixel, in expected errors."""
-OPACITY = (0.1, 0.6)
-"""Of splats at confidence 0 and 1."""
+"""Confidence from which a pixel's depth is taken as it is."""
+LARGEST_JITTER = 0.3
+"""Standard deviation of a doubtful sample's log depth, at most."""
+FARTHEST = 3.0
+"""No doubtful splat starts farther away than this many times the farthest depth that tracks or cameras suggest, and no
+sure one ten times as far: the sky is nowhere."""
+MOST_ANCHORS = 2000
+"""So many sure pixels of a photo are enough to choose from."""
+ANCHORS = 4
+"""A doubtful pixel may lie at the depth of one of this many nearest sure places."""
+SMOOTHING = 9
+"""Side of the window over which depth is averaged for normals."""
 REPEATED = 0.2
 """Weight of a pixel whose surface an earlier photo shows already."""
 DETAIL = 4.0
@@ -43,13 +51,9 @@ class Surfels:
     """[N, 3] in [0, 1]."""
     normals: Tensor
     """[N, 3] unit vectors towards the photo; 0 = unknown."""
-    radii: Tensor
-    """[N] world units: half of the distance to the next sample."""
-    opacities: Tensor
-    """[N] in (0, 1)."""
 
     def __getitem__(self, rows: Tensor) -> Surfels:
-        return Surfels(self.xyz[rows], self.rgb[rows], self.normals[rows], self.radii[rows], self.opacities[rows])
+        return Surfels(self.xyz[rows], self.rgb[rows], self.normals[rows])
 
 
 def surfels_of(photos: Sequence[PosedPhoto], depths: Sequence[PhotoDepth], budget: int, seed: int) -> Surfels:
@@ -58,18 +62,17 @@ def surfels_of(photos: Sequence[PosedPhoto], depths: Sequence[PhotoDepth], budge
     Args:
         photos: with their cameras, in the order in which surfaces are claimed.
         depths: one per photo, of its size.
-        budget: how many splats; doubtful pixels take several.
+        budget: how many splats, at most.
         seed: of the choice of pixels.
     """
     weights = [sampling_weight(i, photos, depths) for i in range(len(photos))]
-    cost = [torch.where(d.confidence[..., 0] >= SURE, 1.0, float(len(ALONG_RAY))) for d in depths]
-    spent = sum(float((w * c).sum()) for w, c in zip(weights, cost, strict=True))
-    rate = budget / max(spent, 1e-9)
-    parts = []
+    tracks = [_tracked(photo) for photo in photos]
+    room = max(budget - sum(len(part.xyz) for part in tracks), 0)
+    rate = room / max(sum(float(weight.sum()) for weight in weights), 1e-9)
+    parts = list(tracks)
     for i, (photo, depth, weight) in enumerate(zip(photos, depths, weights, strict=True)):
-        chance = (weight * rate).clamp_max(1.0)
-        chosen = dithered(chance, generator(seed, "surfels", i))
-        parts.append(_splats(photo, depth, chosen, chance))
+        chosen = dithered((weight * rate).clamp_max(1.0), generator(seed, "surfels", i))
+        parts.append(_splats(photo, depth, chosen, generator(seed, "doubt", i)))
     joined = Surfels(*(torch.cat(values) for values in zip(*(vars(p).values() for p in parts), strict=True)))
     if len(joined.xyz) > budget:
         keep = torch.randperm(len(joined.xyz), generator=generator(seed, "surfels kept"))[:budget].sort().values
@@ -113,26 +116,58 @@ def dithered(chance: Tensor, random: torch.Generator) -> Tensor:
     return order[picked].sort().values
 
 
-def _splats(photo: PosedPhoto, depth: PhotoDepth, chosen: Tensor, chance: Tensor) -> Surfels:
-    """Splats of the chosen pixels: one each where the depth is sure, several along the ray where it is not."""
+def _splats(photo: PosedPhoto, depth: PhotoDepth, chosen: Tensor, random: torch.Generator) -> Surfels:
+    """A splat for each of the chosen pixels [n]."""
     camera = photo.camera
     z, confidence, spread = (x.flatten()[chosen] for x in depth.maps())
-    rays = unproject(torch.ones_like(depth.depth), camera).flatten(0, 1)[chosen] - camera.position
-    normals = depth_to_normal(depth.depth, camera).flatten(0, 1)[chosen]
-    rgb = photo.rgb.flatten(0, 1)[chosen]
-    focal = float((camera.K[0, 0] * camera.K[1, 1]).sqrt())
-    radius = 0.5 * z / focal / chance.flatten()[chosen].clamp_min(1e-3).sqrt()
-    low, high = OPACITY
     sure = confidence >= SURE
-    opacity = low + (high - low) * confidence
-    parts = [
-        Surfels(camera.position + rays[sure] * z[sure, None], rgb[sure], normals[sure], radius[sure], opacity[sure])
-    ]
-    for step in ALONG_RAY:
-        place = z * torch.exp(step * spread.clamp(0.02, 0.7))
-        grown = radius * place / z
-        there = camera.position + rays * place[:, None]
-        none = torch.zeros_like(normals)
-        part = Surfels(there, rgb, none, grown, opacity.clamp_max(low + (high - low) * 0.1))
-        parts.append(part[~sure])
-    return Surfels(*(torch.cat(values) for values in zip(*(vars(p).values() for p in parts), strict=True)))
+    beyond = FARTHEST * max([photo.depth_bounds[1], *photo.track_depths.tolist()])
+    z = torch.where(sure, z.clamp_max(10 * beyond), z.clamp_max(beyond))
+    jitter = spread.clamp(0.02, LARGEST_JITTER) * torch.randn(len(z), generator=random)
+    believed = torch.rand(len(z), generator=random) * SURE < confidence
+    nearby = nearby_depth(photo, depth, chosen, z, random)
+    place = torch.where(sure, z, torch.where(believed, z * torch.exp(jitter), nearby))
+    rays = unproject(torch.ones_like(depth.depth), camera).flatten(0, 1)[chosen] - camera.position
+    normals = depth_to_normal(smoothed(depth), camera).flatten(0, 1)[chosen]
+    xyz = camera.position + rays * place[:, None]
+    return Surfels(xyz, photo.rgb.flatten(0, 1)[chosen], torch.where(sure[:, None], normals, 0.0))
+
+
+def smoothed(depth: PhotoDepth) -> Tensor:
+    """[H, W, 1] depth averaged over SMOOTHING pixels by its confidence: one per cent of noise between neighbouring
+    pixels would turn a normal by 40 degrees."""
+    weight = depth.confidence.permute(2, 0, 1)[None] + 1e-3
+    disparity = weight / depth.depth.permute(2, 0, 1)[None]
+    mean = [F.avg_pool2d(x, SMOOTHING, 1, SMOOTHING // 2, count_include_pad=False) for x in (disparity, weight)]
+    return (mean[1] / mean[0])[0].permute(1, 2, 0)
+
+
+def _tracked(photo: PosedPhoto) -> Surfels:
+    """A splat at each track of a photo: the surest places there are."""
+    camera, count = photo.camera, len(photo.track_depths)
+    x, y = photo.track_pixels.long().unbind(-1)
+    rgb = photo.rgb[y.clamp(0, camera.height - 1), x.clamp(0, camera.width - 1)]
+    homogeneous = torch.cat([photo.track_pixels, torch.ones(count, 1)], 1)
+    local = homogeneous @ torch.linalg.inv(camera.K).T * photo.track_depths[:, None]
+    return Surfels((local - camera.w2c[:3, 3]) @ camera.w2c[:3, :3], rgb, torch.zeros(count, 3))
+
+
+def nearby_depth(
+    photo: PosedPhoto, depth: PhotoDepth, pixels: Tensor, fallback: Tensor, random: torch.Generator
+) -> Tensor:
+    """[n] the depth of a sure place near each of the pixels [n]: one of the nearest few by chance, weight 1 / distance
+    squared, jittered more the farther it is. Choosing keeps samples on surfaces; a mean of a near and a far one is a
+    depth at which nothing is. `fallback` [n], jittered, where the photo has no sure place."""
+    height, width = depth.depth.shape[:2]
+    noise = torch.randn(len(pixels), generator=random)
+    sure = torch.where((depth.confidence >= SURE).flatten())[0]
+    sure = sure[:: max(1, len(sure) // MOST_ANCHORS)]
+    places = torch.cat([torch.stack([sure % width, sure // width], -1) + 0.5, photo.track_pixels])
+    known = torch.cat([depth.depth.flatten()[sure], photo.track_depths])
+    if not len(known):
+        return fallback * torch.exp(LARGEST_JITTER * noise)
+    here = torch.stack([pixels % width, pixels // width], -1) + 0.5
+    distance, index = torch.cdist(here, places).topk(min(ANCHORS, len(known)), largest=False)
+    draw = torch.multinomial(1 / (distance + 1).square(), 1, generator=random) if len(here) else index[:, :1]
+    jitter = (distance.gather(1, draw)[:, 0] / max(height, width)).clamp(0.02, LARGEST_JITTER)
+    return known[index.gather(1, draw)[:, 0]] * torch.exp(jitter * noise)

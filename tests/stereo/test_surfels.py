@@ -5,7 +5,7 @@ import torch
 from stereo_scene import certain, colours, photo_at
 
 from genfusion_ns.gaussians import facing
-from genfusion_ns.stereo.surfels import ALONG_RAY, dithered, sampling_weight, surfels_of
+from genfusion_ns.stereo.surfels import dithered, sampling_weight, surfels_of
 from genfusion_ns.stereo.views import PhotoDepth
 
 
@@ -30,28 +30,41 @@ def test_sure_pixels_become_splats_on_the_surface_with_its_colour_and_normal():
     known = made.normals.norm(dim=-1) > 0.5
     assert float(known.float().mean()) > 0.8
     assert float((outward * made.normals)[known].sum(-1).median()) > 0.97
-    assert float(made.opacities.min()) > 0.5
 
 
-def test_size_is_half_of_the_distance_to_the_next_sample():
+def test_doubtful_pixels_lie_where_the_estimator_or_a_sure_place_nearby_says_by_their_confidence():
     photos, depths = scene(1)
-    made = surfels_of(photos, [certain(depths[0])], 1000, seed=1)
-    near = made.xyz.norm(dim=-1) < 2
-    facing_us = near & ((made.normals * torch.nn.functional.normalize(photos[0].camera.position, dim=0)).sum(-1) > 0.8)
-    places = made.xyz[facing_us]
-    gap = torch.cdist(places, places).fill_diagonal_(9).min(1).values
-    assert 0.3 < float(made.radii[facing_us].median() / gap.median()) < 1.2
+    sure = torch.zeros_like(depths[0], dtype=torch.bool)
+    sure[::4, ::4] = True
+    shares = []
+    for doubt in (0.05, 0.25):
+        confidence = torch.where(sure, 1.0, doubt)
+        estimate = PhotoDepth(torch.where(sure, depths[0], 20.0), confidence, torch.full_like(depths[0], 0.02))
+        made = surfels_of(photos, [estimate], 1500, seed=1)
+        z = made.xyz @ photos[0].camera.w2c[2, :3] + photos[0].camera.w2c[2, 3]
+        wrong = z > 15
+        shares.append(float(wrong.float().mean()))
+        assert float(on_surface(made.xyz[~wrong]).median()) < 0.15
+        assert float(made.normals[wrong].abs().max()) == 0
+    assert 0.05 < shares[0] < 0.15 and 0.4 < shares[1] < 0.55
 
 
-def test_doubtful_pixels_become_fainter_samples_along_their_rays():
+def test_tracks_are_splats_where_they_are():
     photos, depths = scene(1)
-    estimate = PhotoDepth(depths[0], torch.full_like(depths[0], 0.1), torch.full_like(depths[0], 0.2))
-    made = surfels_of(photos, [estimate], 600, seed=1)
-    assert len(made.xyz) % len(ALONG_RAY) == 0 or len(made.xyz) == 600
-    off = on_surface(made.xyz)
-    assert 0.2 < float((off < 1e-3).float().mean()) < 0.5
-    assert float(off.max()) > 0.2
-    assert float(made.opacities.max()) < 0.3
+    pixels = torch.tensor([[20.5, 30.5], [60.5, 12.5]])
+    object.__setattr__(photos[0], "track_pixels", pixels)
+    object.__setattr__(photos[0], "track_depths", depths[0][pixels[:, 1].long(), pixels[:, 0].long(), 0])
+    low = torch.full_like(depths[0], 0.01)
+    made = surfels_of(photos, [PhotoDepth(20 * torch.ones_like(low), low, low)], 2, seed=1)
+    assert float(on_surface(made.xyz).max()) < 1e-3
+    torch.testing.assert_close(made.rgb, colours(made.xyz), atol=0.02, rtol=0)
+
+
+def test_nothing_starts_far_beyond_what_is_known():
+    photos, depths = scene(1)
+    low = torch.full_like(depths[0], 0.1)
+    made = surfels_of(photos, [PhotoDepth(1e4 * torch.ones_like(low), low, low)], 300, seed=1)
+    assert float(made.xyz.norm(dim=-1).max()) < 3.0 * photos[0].depth_bounds[1] * 4
 
 
 def test_a_surface_that_two_photos_show_is_sampled_once():

@@ -7,7 +7,7 @@ there), `w2c` [F, 4, 4] and `K` [F, 3, 3] float64; cameras lie within +-1.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,11 +21,14 @@ from scipy.ndimage import map_coordinates
 from genfusion_ns.cameras import Camera, pixel_rays
 from genfusion_ns.data.procedural import textures as tx
 from genfusion_ns.data.procedural.families import make_family_scene
+from genfusion_ns.data.procedural.looks import muted, shade
 from genfusion_ns.data.procedural.render import Scene, Studio
 from genfusion_ns.data.procedural.staging import Staged
 from genfusion_ns.pairs.footage import within_unit
 
 Array = NDArray[np.floating]
+Backdrop = Callable[[Array, Array], tuple[NDArray[np.uint8], Array]]
+"""Camera centre [3] and rays [N, 3] that hit no thing (z = 1 in the camera) to colours [N, 3] and z-depths [N]."""
 
 SIZES = ((224, 160), (160, 224), (240, 136), (192, 192), (216, 144), (144, 208))
 FRAMES = 12
@@ -53,17 +56,17 @@ def write_procedural(path: Path, seed: int, photographs: Sequence[NDArray[np.uin
     width, height = SIZES[int(rng.integers(len(SIZES)))]
     cameras = Staged.cameras(staged, FRAMES, width, height)
     studio = Studio(staged.scene)
-    sky = _sky(rng, staged.scene)
+    backdrop = _sky(rng, staged.scene) if rng.random() < 0.4 else _walls(rng, cameras, photographs)
     rgb, depth = [], []
     for camera in cameras:
         photo = studio.photo(camera, 3)
         missed = photo.depth <= 0
-        picture = photo.rgb.copy()
+        picture, far = photo.rgb.copy(), photo.depth.copy()
         if missed.any():
             directions = (pixel_rays(camera) @ camera.w2c[:3, :3]).numpy()[missed]
-            picture[missed] = sky(directions)
+            picture[missed], far[missed] = backdrop(camera.position.numpy(), directions)
         rgb.append(picture)
-        depth.append(np.where(missed, np.inf, photo.depth))
+        depth.append(far)
     unit, scale = within_unit(cameras)
     write_views(path, np.stack(rgb), np.stack(depth) * scale, unit)
 
@@ -100,20 +103,56 @@ def photo_texture(photograph: NDArray[np.uint8], size: float, rng: np.random.Gen
     return texture
 
 
-def _sky(rng: np.random.Generator, scene: Scene):
-    """Colours [N, 3] uint8 of rays [N, 3] that hit nothing: brighter towards the horizon, with clouds."""
+def _sky(rng: np.random.Generator, scene: Scene) -> Backdrop:
+    """Nothing there, seen brighter towards the horizon, with clouds."""
     base = np.asarray(scene.sky) * rng.uniform(0.7, 1.5)
     seed, cloudy = int(rng.integers(2**31)), float(rng.choice([0.0, 0.3, 0.9]))
 
-    def colour(rays: Array) -> NDArray[np.uint8]:
+    def backdrop(origin: Array, rays: Array) -> tuple[NDArray[np.uint8], Array]:
         unit = rays / np.linalg.norm(rays, axis=-1, keepdims=True)
         clouds = np.clip(4 * (tx.fractal_noise(unit, seed, 4.0, 5) - 0.5), 0, 1) * cloudy
         haze = np.exp(-4 * np.clip(unit[:, 2], 0, 1)) * 0.4
         white = np.clip(clouds + haze, 0, 1)[:, None]
-        linear = base * (1 - white) + 0.95 * white
-        return np.round(255 * np.clip(linear, 0, 1) ** (1 / 2.2)).astype(np.uint8)
+        return _shown(base * (1 - white) + 0.95 * white), np.full(len(rays), np.inf)
 
-    return colour
+    return backdrop
+
+
+def _walls(rng: np.random.Generator, cameras: Sequence[Camera], photographs: Sequence[NDArray[np.uint8]]) -> Backdrop:
+    """The inside of a box around cameras and scene, each wall of one tone, most of them nearly plain: what captures
+    indoors show where there is no texture."""
+    centres = torch.stack([camera.position for camera in cameras]).numpy()
+    axes = torch.stack([camera.w2c[2, :3] for camera in cameras]).numpy()
+    reach = float(np.linalg.norm(centres - centres.mean(0), axis=1).max()) + 1.0
+    focus = (centres + reach * axes).mean(0)
+    half = np.maximum(np.abs(centres - focus).max(0), reach) * rng.uniform(1.15, 2.5, 3)
+    looks = []
+    for _ in range(6):
+        tone = muted(rng, 0.1, 0.9)
+        plain = tx.mottled(shade(tone, rng.uniform(0.7, 1.0)), tone, int(rng.integers(2**31)), 1.5 / reach, octaves=2)
+        papered = bool(photographs) and rng.random() < 0.25
+        picture = photographs[int(rng.integers(len(photographs)))] if papered else None
+        looks.append(plain if picture is None else photo_texture(picture, 2 * reach, rng))
+    light = rng.uniform(0.4, 1.1, 6)
+
+    def backdrop(origin: Array, rays: Array) -> tuple[NDArray[np.uint8], Array]:
+        towards = np.where(np.abs(rays) < 1e-9, 1e-9, rays)
+        exits = (np.sign(towards) * half - (origin - focus)) / towards
+        axis = exits.argmin(1)
+        distance = exits[np.arange(len(rays)), axis]
+        wall = axis * 2 + (towards[np.arange(len(rays)), axis] > 0)
+        points = origin + rays * distance[:, None]
+        colour = np.zeros_like(points)
+        for index in np.unique(wall):
+            mine = wall == index
+            colour[mine] = looks[index](points[mine]) * light[index]
+        return _shown(colour), distance
+
+    return backdrop
+
+
+def _shown(linear: Array) -> NDArray[np.uint8]:
+    return np.round(255 * np.clip(linear, 0, 1) ** (1 / 2.2)).astype(np.uint8)
 
 
 def capture_photographs(folders: Sequence[Path]) -> list[NDArray[np.uint8]]:
