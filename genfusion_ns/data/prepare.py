@@ -12,11 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pycolmap
 from rich.progress import Progress, TaskID
 
+from genfusion_ns.bounds import COUNT, NATURAL, Bound, Bounds, check_bounds
 from genfusion_ns.data.features import extract, match, quiet_colmap
 from genfusion_ns.data.photo_copies import PhotoList, copy_photos, fingerprint, list_photos
 from genfusion_ns.data.scene_files import PLY_NAME, write_scene_files
@@ -60,6 +61,13 @@ class PrepareConfig:
     threads: int = -1
     """CPU threads, -1 = all."""
 
+    BOUNDS: ClassVar[Bounds] = {
+        "overlap": COUNT,
+        "max_size": NATURAL,
+        "max_features": Bound(100),
+        "threads": Bound(-1),
+    }
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -85,7 +93,7 @@ def prepare(config: PrepareConfig, progress: Progress) -> Prepared:
         UserError: too few or broken photos, an output folder with someone else's images, or photos that can't be
             registered to each other.
     """
-    _check_options(config)
+    check_bounds(config, "--")
     photos = list_photos(config.images)
     _check_output(config, photos)
     work = config.output / WORK_FOLDER
@@ -263,16 +271,6 @@ def _mapping_options(config: PrepareConfig, lax: bool) -> pycolmap.IncrementalPi
         options.mapper.abs_pose_min_num_inliers = 15
         options.triangulation.ignore_two_view_tracks = False
     return options
-
-
-def _check_options(config: PrepareConfig) -> None:
-    bounds = {"overlap": 1, "max_size": 0, "max_features": 100}
-    for name, least in bounds.items():
-        if getattr(config, name) < least:
-            raise UserError(
-                f"Found --{name.replace('_', '-')} {getattr(config, name)}; expected {least} or more. Leave it out for "
-                "the default."
-            )
 
 
 def _check_output(config: PrepareConfig, photos: PhotoList) -> None:

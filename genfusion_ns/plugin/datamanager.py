@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -18,6 +18,7 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from genfusion_ns.bounds import ANY, COUNT, POSITIVE, Bound, Bounds
 from genfusion_ns.cameras import Camera
 from genfusion_ns.data.colmap import find_model, read_model
 from genfusion_ns.data.mask import Window, fixed_window, moving_window
@@ -69,6 +70,20 @@ class GenFusionDataManagerConfig(FullImageDatamanagerConfig):
     """Length of the run that the loop's step numbers refer to; they are scaled with --max-num-iterations."""
     seed: int = 42
     """The order of views and all samples follow from (seed, step)."""
+
+    BOUNDS: ClassVar[Bounds] = {
+        "max_image_side": Bound(16),
+        "max_seed_points": COUNT,
+        "reference_iterations": COUNT,
+        "seed": ANY,
+        "camera_res_scale_factor": POSITIVE,
+        "eval_num_images_to_sample_from": Bound(-1),
+        "eval_num_times_to_repeat_images": Bound(-1),
+        "eval_image_indices": Bound(0),
+        "max_thread_workers": COUNT,
+        "train_cameras_sampling_seed": ANY,
+        "fps_reset_every": COUNT,
+    }
 
 
 class GenFusionDataManager(FullImageDatamanager[InputDataset]):

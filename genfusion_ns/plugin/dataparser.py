@@ -10,7 +10,7 @@ import json
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 from PIL import Image, UnidentifiedImageError
 
+from genfusion_ns.bounds import COUNT, NATURAL, Bounds, check_bounds
 from genfusion_ns.data.layouts import COLMAP_FOLDERS, available_factors, recognise
 from genfusion_ns.data.split import every_kth_split, every_kth_trains, load_split, spread_split
 from genfusion_ns.data.validate import missing_scene_error, validate_cameras, validate_scene
@@ -60,6 +61,13 @@ class GenFusionDataParserConfig(DataParserConfig):
     images_path: Path = Path("images")
     """Image folder of COLMAP scenes, relative to the data folder."""
 
+    BOUNDS: ClassVar[Bounds] = {
+        "sparse_views": NATURAL,
+        "train_every": NATURAL,
+        "eval_interval": COUNT,
+        "downscale_factor": COUNT,
+    }
+
 
 @dataclass
 class Frames:
@@ -86,6 +94,7 @@ class GenFusionDataParser(DataParser):
     def _frames(self) -> Frames:
         """Read and split once; train, val and test are three looks at one scene."""
         if not hasattr(self, "_cached"):
+            check_bounds(self.config, "--")
             self._cached = self._split(*self._read())
         return self._cached
 

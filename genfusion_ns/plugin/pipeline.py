@@ -13,6 +13,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from nerfstudio.utils import profiler
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from genfusion_ns.bounds import check_bounds
 from genfusion_ns.errors import UserError
 from genfusion_ns.geometry import scene_extent
 from genfusion_ns.loop.perceptual import PerceptualLoss, perceptual_loss
@@ -44,8 +45,9 @@ class GenFusionPipeline(VanillaPipeline):
     config: GenFusionPipelineConfig
     datamanager: GenFusionDataManager
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, config: GenFusionPipelineConfig, *args: Any, **kwargs: Any) -> None:
+        check_bounds(config, "pipeline.")  # of a config.yml that ns-eval and its kin load, too
+        super().__init__(config, *args, **kwargs)
         self.model.scene_extent = scene_extent(core_cameras(self.datamanager.train_dataset.cameras))
         self.rounds = self.datamanager.rounds
         self.rounds.connect(self.model.wishes, core_cameras(self.datamanager.train_dataset.cameras))

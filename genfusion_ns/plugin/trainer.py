@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from dataclasses import dataclass, field
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from nerfstudio.engine.optimizers import Optimizers
@@ -14,6 +14,7 @@ from nerfstudio.utils import profiler
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from genfusion_ns.bounds import COUNT, NATURAL, POSITIVE, Bound, Bounds, check_bounds
 from genfusion_ns.errors import UserError
 from genfusion_ns.plugin.optimizers import LogLinearSchedulerConfig
 from genfusion_ns.plugin.pipeline import GenFusionPipeline, GenFusionPipelineConfig
@@ -31,8 +32,37 @@ class GenFusionTrainerConfig(TrainerConfig):
     """Steps in a row with a NaN or infinite loss or gradient that are skipped before the run stops; the last good
     checkpoint stays."""
 
+    BOUNDS: ClassVar[Bounds] = {
+        "max_bad_steps": COUNT,
+        "max_num_iterations": COUNT,
+        "steps_per_save": NATURAL,
+        "steps_per_eval_batch": NATURAL,
+        "steps_per_eval_image": NATURAL,
+        "steps_per_eval_all_images": NATURAL,
+        "load_step": NATURAL,
+        "machine.seed": Bound(0, 2**32 - 1),
+        "machine.num_devices": COUNT,
+        "machine.num_machines": COUNT,
+        "machine.machine_rank": NATURAL,
+        "logging.steps_per_log": NATURAL,
+        "logging.max_buffer_size": COUNT,
+        "logging.local_writer.max_log_size": NATURAL,
+        "viewer.websocket_port": Bound(0, 65535),
+        "viewer.websocket_port_default": Bound(0, 65535),
+        "viewer.num_rays_per_chunk": COUNT,
+        "viewer.max_num_display_images": Bound(-1),
+        "viewer.jpeg_quality": Bound(1, 100),
+        "viewer.camera_frustum_scale": POSITIVE,
+    }
+
     def save_config(self) -> None:
-        """Write config.yml with absolute paths, so that ns-eval and its kin work from any folder."""
+        """Write config.yml with absolute paths, so that ns-eval and its kin work from any folder.
+
+        Raises:
+            UserError: settings that can't work; nothing is written then, and ns-train comes here first.
+        """
+        check_bounds(self)
+        self.pipeline.datamanager.loop.check()
         self.output_dir = self.output_dir.absolute()
         if self.pipeline.datamanager.data is not None:
             self.pipeline.datamanager.data = self.pipeline.datamanager.data.absolute()

@@ -368,7 +368,7 @@ def test_nobodys_images_are_overwritten(tmp_path):
 def test_impossible_options(tmp_path, option, value):
     config = PrepareConfig(tmp_path, tmp_path / "out")
     setattr(config, option, value)
-    with pytest.raises(UserError, match=f"Found --{option.replace('_', '-')} {value}; expected"):
+    with pytest.raises(UserError, match=f"--{option.replace('_', '-')} is {value}; expected"):
         again(config)
 
 
