@@ -15,6 +15,7 @@ from genfusion_ns.data.procedural.demo import demo_path, demo_scene
 from genfusion_ns.data.procedural.families import make_family_scene
 from genfusion_ns.data.procedural.write import write_scene
 from genfusion_ns.errors import UserError, exits_cleanly
+from genfusion_ns.files import write_errors
 
 
 @dataclass
@@ -75,16 +76,17 @@ def run(args: MakeScene) -> None:
         "seed": args.seed,
     }
     settings |= {"supersample": args.supersample, "points": args.points}
-    written = write_scene(
-        args.out,
-        scene,
-        path,
-        settings,
-        points=args.points,
-        supersample=args.supersample,
-        overwrite=args.overwrite,
-        show=True,
-    )
+    with write_errors(args.out, "Nothing of it is left; make room, or give another folder, and try again."):
+        written = write_scene(
+            args.out,
+            scene,
+            path,
+            settings,
+            points=args.points,
+            supersample=args.supersample,
+            overwrite=args.overwrite,
+            show=True,
+        )
     console = Console()
     console.print(f"{args.out}: {args.views} photos of {width} x {height} {'written' if written else 'already there'}")
     console.print(f"next: ns-train genfusion --data {args.out}", soft_wrap=True)

@@ -23,6 +23,7 @@ from genfusion_ns.data.photo_copies import PhotoList, copy_photos, fingerprint, 
 from genfusion_ns.data.scene_files import PLY_NAME, write_scene_files
 from genfusion_ns.data.stages import Stages, delete
 from genfusion_ns.errors import UserError
+from genfusion_ns.files import locked, write_errors
 
 WORK_FOLDER = ".prepare"
 EXHAUSTIVE_UP_TO = 200
@@ -90,14 +91,21 @@ def prepare(config: PrepareConfig, progress: Progress) -> Prepared:
     """Run all stages, or those that are missing.
 
     Raises:
-        UserError: too few or broken photos, an output folder with someone else's images, or photos that can't be
-            registered to each other.
+        UserError: too few or broken photos, an output folder with someone else's images or in use by another process, a
+            full disk, or photos that can't be registered to each other.
     """
     check_bounds(config, "--")
     photos = list_photos(config.images)
     _check_output(config, photos)
     work = config.output / WORK_FOLDER
-    work.mkdir(parents=True, exist_ok=True)
+    with write_errors(config.output, "What was done is kept; make room, and run the same command again to go on."):
+        work.mkdir(parents=True, exist_ok=True)
+        with locked(work, "Wait until it has ended, or give another --output."):
+            return _prepare(config, photos, work, progress)
+
+
+def _prepare(config: PrepareConfig, photos: PhotoList, work: Path, progress: Progress) -> Prepared:
+    """The stages, in a folder that no other process works in."""
     run = _Run(config, photos, work, progress)
     stages = Stages(work)
     lens = {key: getattr(config, key) for key in ("camera_model", "one_camera", "max_features")}
@@ -177,8 +185,11 @@ class _Run:
         partial = self.work / "model.partial"
         delete([partial, self.model])
         partial.mkdir()
-        best.write(partial)
-        os.replace(partial, self.model)
+        try:
+            best.write(partial)
+            os.replace(partial, self.model)
+        finally:
+            delete([partial])
         registered = {best.images[i].name for i in best.reg_image_ids()}
         return sorted(set(self.photos.names) - registered)
 

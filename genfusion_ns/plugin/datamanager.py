@@ -24,6 +24,7 @@ from genfusion_ns.data.colmap import find_model, read_model
 from genfusion_ns.data.mask import Window, fixed_window, moving_window
 from genfusion_ns.data.points import InitialPoints, PointsMode, initial_points
 from genfusion_ns.data.views import TrainView
+from genfusion_ns.files import write_errors
 from genfusion_ns.loop.accept import held_out, judge_last_round
 from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.contact_sheet import MostChanged
@@ -42,6 +43,7 @@ from genfusion_ns.seeding import generator, order_index
 
 EVAL_FALLBACK_EVERY = 8
 GENERATED_FOLDER = "generated"
+DISK_ADVICE = "Make room, and go on from the last checkpoint with --load-dir."
 
 
 @dataclass
@@ -296,8 +298,9 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
             judging,
             watch,
         )
-        self.loop_state.pool.save(folder)
-        log_round(report, watch.sheet(), step, folder.parent)
+        with write_errors(folder.parent, DISK_ADVICE):
+            self.loop_state.pool.save(folder)
+            log_round(report, watch.sheet(), step, folder.parent)
         self.rounds.update(self.loop_state, self._loop, k, self._run_length)
         self.rounds.show_clip(watch.sheet())
         CONSOLE.print(
@@ -314,7 +317,8 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
             if not judging.cameras:
                 return
             judge_last_round(model.render, judging, self.loop_state, self._loop, model.trained_splats())
-            self.loop_state.pool.save(folder)
+            with write_errors(folder.parent, DISK_ADVICE):
+                self.loop_state.pool.save(folder)
             self.rounds.update(self.loop_state, self._loop, step + 1, self._run_length)
 
     def print_rounds(self, step: int) -> None:

@@ -20,6 +20,7 @@ from genfusion_ns.loop.perceptual import PerceptualLoss, perceptual_loss
 from genfusion_ns.loop.supervision import generated_view_loss
 from genfusion_ns.plugin.datamanager import GenFusionDataManager, GenFusionDataManagerConfig
 from genfusion_ns.plugin.model import GenFusionModel, GenFusionModelConfig
+from genfusion_ns.plugin.resume import check_finite
 from genfusion_ns.plugin.views import core_cameras
 
 COUNT_EVERY = 250
@@ -118,6 +119,8 @@ class GenFusionPipeline(VanillaPipeline):
                 f"The checkpoint is not of this method and version: missing {sorted(expected - found)[:10]}, "
                 f"unexpected {sorted(found - expected)[:10]}. Load it with the version that wrote it, or train anew."
             )
+        prefix = "_model.gauss_params."
+        check_finite({name: value for name, value in loaded_state.items() if name.startswith(prefix)})
         self.load_state_dict(loaded_state, strict=True)
 
     def announce(self, remaining_steps: int) -> None:
