@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from genfusion_ns.bounds import COUNT, NATURAL, SHARE, Bound, Bounds, check_bounds
+from genfusion_ns.camera_path import read_camera_path
 from genfusion_ns.errors import UserError
-from genfusion_ns.loop.repair import Repairer, create_repairer, repairer_names
-from genfusion_ns.schedule import generated_weight, is_round_due, scaled
+from genfusion_ns.loop.repair import NeedsFiles, Repairer, create_repairer, repairer_names
+from genfusion_ns.schedule import generated_weight, is_round_due, round_steps, scaled
 
 Trajectory = Literal["interpolate", "orbit", "captured", "path"]
 
@@ -182,6 +183,20 @@ class LoopConfig:
             return create_repairer(self.repairer)
         told = {} if announce is None else {"announce": announce}
         return create_repairer(self.repairer, **asdict(self.diffusion), device=device, **told)
+
+    def check_files(self, max_iterations: int) -> None:
+        """Look for what the rounds of a run of `max_iterations` will read, so that a mistake shows before the warm-up.
+
+        Raises:
+            UserError: the camera path, or the repairer's weights, are missing or broken.
+        """
+        if not round_steps(self.start, self.every, self.until, max_iterations):
+            return
+        if "path" in self.trajectories and self.camera_path is not None:
+            read_camera_path(self.camera_path)
+        repairer = self.make_repairer()
+        if isinstance(repairer, NeedsFiles):
+            repairer.check_files()
 
     def check(self) -> None:
         """Look for settings that cannot work.

@@ -83,6 +83,8 @@ class GenFusionTrainer(Trainer):
         try:
             # before photos are read and splats are made
             chosen_checkpoint(self.config.load_dir, self.config.load_step, self.config.load_checkpoint)
+            views, total = self.config.pipeline.datamanager, self.config.max_num_iterations
+            views.loop.scaled_to(total, views.reference_iterations).check_files(total)
             super().setup(test_mode=test_mode)  # type: ignore[arg-type]
             ready = True
         finally:

@@ -19,6 +19,7 @@ from genfusion_ns.data.prepare import PrepareConfig, _mapping_options, prepare
 from genfusion_ns.data.scene_files import transforms, write_ply
 from genfusion_ns.data.stages import Stages
 from genfusion_ns.errors import UserError
+from genfusion_ns.files import locked
 
 
 def photo(path: Path, size=(40, 30), mode="RGB", **save) -> None:
@@ -351,6 +352,34 @@ def test_photos_of_nothing_can_not_be_posed(tmp_path):
         photo(tmp_path / f"in/{i}.png", (64, 48))
     with pytest.raises(UserError, match=r"0 of 3 were registered; 0 pairs.*overlapping its neighbours"):
         again(PrepareConfig(tmp_path / "in", tmp_path / "out", threads=1))
+
+
+def test_two_runs_into_one_folder_do_not_mix(tmp_path):
+    for i in range(2):
+        photo(tmp_path / f"in/{i}.png", (64, 48))
+    config = PrepareConfig(tmp_path / "in", tmp_path / "out", threads=1)
+    (tmp_path / "out/.prepare").mkdir(parents=True)
+    with (
+        locked(tmp_path / "out/.prepare", ""),
+        pytest.raises(UserError, match=r"another process works in .*/out/.prepare. Wait until it has ended"),
+    ):
+        again(config)
+    assert list((tmp_path / "out/.prepare").iterdir()) == []
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_written_file(tmp_path, monkeypatch):
+    for i in range(2):
+        photo(tmp_path / f"in/{i}.png", (64, 48))
+
+    def full(source, target):
+        Path(target).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(UserError, match=r"failed \(No space left on device\). What was done is kept; make room"):
+        again(PrepareConfig(tmp_path / "in", tmp_path / "out", threads=1))
+    left = [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert left == ["photos.json"]  # the stage's marker, which says that it is not done
 
 
 def test_nobodys_images_are_overwritten(tmp_path):

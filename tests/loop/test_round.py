@@ -312,6 +312,21 @@ def test_loop_can_be_switched_off():
     assert config.generated_weight(350) == 0
 
 
+def test_files_of_the_rounds_are_looked_at_before_training(tmp_path):
+    """A run without rounds needs none of them."""
+    config = LoopConfig(repairer="identity", trajectories=("path",), camera_path=tmp_path / "path.json")
+    with pytest.raises(UserError, match="path.json cannot be read as a camera path"):
+        config.check_files(7000)
+    config.check_files(500)
+    replace(config, every=0).check_files(7000)
+    (tmp_path / "path.json").write_text(json.dumps(to_nerfstudio_camera_path([aimed((3.0, 0.0, 1.0))])))
+    config.check_files(7000)
+    other = replace(config, repairer="diffusion", diffusion=DiffusionConfig(weights="nonsense"))
+    with pytest.raises(UserError, match="there are no weights 'nonsense'"):
+        other.check_files(7000)
+    other.check_files(500)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -188,6 +188,36 @@ def test_a_start_that_fails_leaves_no_folder(scene, make_config, tmp_path):
     assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["other"]
 
 
+def test_weights_that_are_missing_stop_a_run_before_photos_are_read(scene, make_config, monkeypatch):
+    config = make_config(scene, max_num_iterations=2000)
+    config.pipeline.datamanager.loop.diffusion.weights = "nonsense"
+    config.save_config()
+    trainer = config.setup(local_rank=0, world_size=1)
+    monkeypatch.setattr(type(config.pipeline), "setup", lambda *args, **kwargs: pytest.fail("photos were read"))
+    with pytest.raises(UserError, match="there are no weights 'nonsense'"):
+        trainer.setup()
+    assert not config.output_dir.exists()
+
+
+def test_a_full_disk_in_a_round_is_told(scene, make_config, monkeypatch):
+    config = make_config(scene, max_num_iterations=4)
+    views = config.pipeline.datamanager
+    views.max_seed_points, views.reference_iterations = 50, 4
+    views.loop.repairer, views.loop.start, views.loop.every, views.loop.until = "identity", 1, 2, 4
+    views.loop.frames = views.loop.clip_length = 2
+    views.loop.max_side, views.loop.skip_covered = 24, 2.0
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"failed \(No space left on device\). Make room, and go on from the last"):
+        trainer.train()
+    assert not [path for path in trainer.base_dir.rglob("*") if path.suffix in (".tmp", ".safetensors")]
+
+
 def test_a_full_disk_at_a_checkpoint_is_told_and_leaves_nothing_behind(scene, make_config, monkeypatch):
     trainer = load(scene, make_config)
     trainer.save_checkpoint(0)
