@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
@@ -28,6 +29,8 @@ from genfusion_ns.files import locked, write_errors
 WORK_FOLDER = ".prepare"
 EXHAUSTIVE_UP_TO = 200
 """More photos than this are matched in sequence by `auto`; all pairs of 200 are 19,900."""
+FEATURE_BYTES = 320
+"""A SIFT feature, its place and its matches in the database, and once more in the log that is written first."""
 MIN_MATCHES = 15
 """COLMAP uses pairs of photos with this many matches (its default)."""
 _log = logging.getLogger(__name__)
@@ -152,6 +155,7 @@ class _Run:
         return copy_photos(self.photos, self.copies, self.config.max_size, self._advance(bar))
 
     def features(self, sizes: list[tuple[int, int]]) -> None:
+        check_room(self.work, len(self.photos.names) * self.config.max_features * FEATURE_BYTES)
         bar = self._bar("finding features", len(self.photos.names))
         for size in sorted({tuple(size) for size in sizes}):
             extract(
@@ -216,6 +220,7 @@ class _Run:
     def scene(self) -> int:
         """Undistort and write the scene; returns the number of points."""
         bar = self._bar("removing distortion", 1)
+        check_room(self.work, 2 * sum(path.stat().st_size for path in self.copies.iterdir()))
         delete([self.work / "flat"])
         pycolmap.undistort_images(
             self.work / "flat",
@@ -268,6 +273,23 @@ class _Run:
 
     def _advance(self, bar: TaskID) -> Callable[[int], None]:
         return lambda steps: self.progress.advance(bar, steps)
+
+
+def check_room(folder: Path, need: int) -> None:
+    """COLMAP ends the whole process where its database meets a full disk, and leaves images out without an error.
+
+    Args:
+        need: bytes that a stage may write.
+
+    Raises:
+        UserError: less than that is free on the folder's disk.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise UserError(
+            f"{folder} lies on a disk with {free / 2**20:,.0f} MiB free; the next stage may write {need / 2**20:,.0f} "
+            "MiB. Make room, and run the same command again to go on (--max-features lowers what features take)."
+        )
 
 
 def _mapping_options(config: PrepareConfig, lax: bool) -> pycolmap.IncrementalPipelineOptions:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -380,6 +381,16 @@ def test_a_full_disk_is_told_and_leaves_no_half_written_file(tmp_path, monkeypat
         again(PrepareConfig(tmp_path / "in", tmp_path / "out", threads=1))
     left = [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert left == ["photos.json"]  # the stage's marker, which says that it is not done
+
+
+def test_colmap_is_not_begun_on_a_disk_that_is_nearly_full(tmp_path, monkeypatch):
+    """It would abort the process."""
+    for i in range(2):
+        photo(tmp_path / f"in/{i}.png", (64, 48))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=2**20))
+    with pytest.raises(UserError, match=r"a disk with 1 MiB free; the next stage may write 5 MiB. Make room"):
+        again(PrepareConfig(tmp_path / "in", tmp_path / "out", threads=1))
 
 
 def test_nobodys_images_are_overwritten(tmp_path):
