@@ -23,7 +23,7 @@ from genfusion_ns.data.transforms import read_transforms
 from genfusion_ns.data.validate import missing_scene_error
 from genfusion_ns.data.views import find_by_name
 from genfusion_ns.errors import UserError
-from genfusion_ns.plugin.scene_readers import read_frames, read_model
+from genfusion_ns.plugin.scene_readers import read_colmap, read_frames
 
 SPLIT_KEYS = {"train": "train_filenames", "val": "val_filenames", "test": "test_filenames"}
 
@@ -123,7 +123,7 @@ class GenFusionDataParser(DataParser):
             return reduced(outputs, factor), ids
         for folder in COLMAP_FOLDERS:
             if (data / folder).is_dir():
-                return reduced(in_order(read_model(data, folder, self.config.images_path, common)), factor), {}
+                return reduced(in_order(read_colmap(data, folder, self.config.images_path, common)), factor), {}
         raise missing_scene_error(data, [transforms, *(data / folder for folder in COLMAP_FOLDERS)])
 
     def _factor(self, folder: Path) -> int:

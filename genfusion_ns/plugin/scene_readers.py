@@ -83,7 +83,7 @@ def read_frames(path: Path, meta: dict[str, Any], common: dict[str, Any]) -> Dat
     return moved
 
 
-def read_model(data: Path, place: str, images: Path, common: dict[str, Any]) -> DataparserOutputs:
+def read_colmap(data: Path, place: str, images: Path, common: dict[str, Any]) -> DataparserOutputs:
     """All photos of a COLMAP model.
 
     Args:
