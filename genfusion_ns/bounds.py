@@ -36,7 +36,7 @@ class Bound:
         return f"at least {self.least}" if self.most is None else f"{self.least} to {self.most}"
 
 
-Bounds = Mapping[str, Bound]
+Bounds = dict[str, Bound]
 """By field; a dotted name is a field of another package's class, which has no table of its own."""
 
 SHARE = Bound(0, 1)

@@ -133,8 +133,10 @@ def _completed(meta: dict[str, Any], frame: dict[str, Any], folder: Path) -> dic
         added["fl_x"] = _focal(width, angles["x"])
         added["fl_y"] = _focal(height, angles["y"]) if "y" in angles else added["fl_x"]
         added |= {key: side / 2 for key, side in (("cx", width), ("cy", height)) if key not in known}
-    for key in ("fl_x", "fl_y"):
-        float({**known, **added}[key])
+    complete = {**known, **added}
+    for key in ("fl_x", "fl_y", *(name for name in ("w", "h", "cx", "cy", *DISTORTION) if name in complete)):
+        float(complete[key])
+    np.array(complete.get("distortion_params", []), dtype=np.float64)
     return {**frame, **added}
 
 

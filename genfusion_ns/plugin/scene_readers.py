@@ -17,6 +17,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParser, ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.data.utils import colmap_parsing_utils
+from nerfstudio.utils.rich_utils import CONSOLE
 
 from genfusion_ns.data.transforms import DISTORTION, centres_of, check_models, far_offset, stand_alone
 from genfusion_ns.data.validate import validate_cameras
@@ -166,6 +167,12 @@ def moved_back(outputs: DataparserOutputs, offset: FloatArray, applied: FloatArr
         offset: [3] what was taken from positions after `applied`.
         applied: [3, 3] change of axes between the scene's own world and the one that was read.
     """
+    place = ", ".join(f"{value:,.0f}" for value in np.linalg.inv(applied) @ offset)
+    CONSOLE.print(
+        f"[bold]genfusion:[/] the cameras are around ({place}), far from the origin; the scene is moved there in float64,"
+        " and dataparser_transforms.json leads back.",
+        soft_wrap=True,
+    )
     transform = outputs.dataparser_transform.double().clone()
     transform[:, 3] -= transform[:, :3] @ torch.from_numpy(np.linalg.inv(applied) @ offset)
     # vars: DataparserOutputs.as_dict

@@ -107,13 +107,16 @@ def move_poses(offset: np.ndarray):
 
 
 @pytest.mark.parametrize("orientation", ["up", "pca"])
-def test_georeferenced_frames_train_as_those_near_the_origin(copy, orientation):
+def test_georeferenced_frames_train_as_those_near_the_origin(copy, orientation, capsys):
     near = parsed(copy, orientation_method=orientation)
     edit(copy, move_poses(OFFSET))
     cloud = o3d.io.read_point_cloud(str(copy / "sparse_pc.ply"))
     cloud.points = o3d.utility.Vector3dVector(np.asarray(cloud.points) + OFFSET)
     o3d.io.write_point_cloud(str(copy / "sparse_pc.ply"), cloud)  # as float64
+    assert "far from the origin" not in capsys.readouterr().out
     far = parsed(copy, orientation_method=orientation)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the cameras are around (" in said and "dataparser_transforms.json leads back" in said
     assert torch.allclose(far.cameras.camera_to_worlds, near.cameras.camera_to_worlds, atol=2e-5)
     assert torch.allclose(points_of(far), points_of(near), atol=2e-5)
     assert far.dataparser_scale == pytest.approx(near.dataparser_scale, rel=1e-5)
@@ -207,6 +210,12 @@ def test_focal_lengths_come_from_the_field_of_view(copy):
 def test_no_focal_length_at_all_says_what_is_missing(copy):
     edit(copy, lambda meta: meta.pop("fl_x") and None)
     assert "KeyError: 'fl_x'" in refused(copy) and "or camera_angle_x in radians" in refused(copy)
+
+
+@pytest.mark.parametrize("key", ["w", "cx", "k1", "distortion_params"])
+def test_intrinsics_that_are_no_numbers(copy, key):
+    edit(copy, lambda meta: {**meta, key: "abc"})
+    assert "frame 0 could not be read (ValueError: could not convert string to float" in refused(copy)
 
 
 @pytest.mark.parametrize(
