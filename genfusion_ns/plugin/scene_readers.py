@@ -169,8 +169,8 @@ def moved_back(outputs: DataparserOutputs, offset: FloatArray, applied: FloatArr
     """
     place = ", ".join(f"{value:,.0f}" for value in np.linalg.inv(applied) @ offset)
     CONSOLE.print(
-        f"[bold]genfusion:[/] the cameras are around ({place}), far from the origin; the scene is moved there in float64,"
-        " and dataparser_transforms.json leads back.",
+        f"[bold]genfusion:[/] the cameras are around ({place}), far from the origin; the scene is moved there in "
+        "float64, and dataparser_transforms.json leads back.",
         soft_wrap=True,
     )
     transform = outputs.dataparser_transform.double().clone()
