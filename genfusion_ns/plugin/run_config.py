@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import yaml
 from nerfstudio.engine.trainer import TrainerConfig
+from yaml.constructor import ConstructorError
 
 from genfusion_ns.errors import UserError
 
@@ -56,7 +57,7 @@ def _find(name: str, node: yaml.Node) -> Any:
     except (ImportError, AttributeError):
         found = None
     if not isinstance(found, type) or (module.startswith("torch.") and not issubclass(found, torch.optim.Optimizer)):
-        raise yaml.constructor.ConstructorError(None, None, f"it names {name}, which is no setting", node.start_mark)
+        raise ConstructorError(None, None, f"it names {name}, which is no setting", node.start_mark)
     return found
 
 
@@ -64,7 +65,7 @@ def _dataclass(loader: _Loader, name: str, node: yaml.Node) -> Any:
     """An instance with the stored fields; its constructor does not run, as in Nerfstudio's loader."""
     kind = _find(name, node)
     if not dataclasses.is_dataclass(kind) or not isinstance(node, yaml.MappingNode):
-        raise yaml.constructor.ConstructorError(None, None, f"{name} is no configuration", node.start_mark)
+        raise ConstructorError(None, None, f"{name} is no configuration", node.start_mark)
     made = object.__new__(kind)
     yield made
     made.__dict__.update(loader.construct_mapping(node, deep=True))
@@ -81,7 +82,7 @@ def _applied(loader: _Loader, name: str, node: yaml.Node) -> Any:
         return pathlib.Path(*map(str, values))
     kind = _find(name, node)
     if not issubclass(kind, enum.Enum):
-        raise yaml.constructor.ConstructorError(None, None, f"it would call {name}", node.start_mark)
+        raise ConstructorError(None, None, f"it would call {name}", node.start_mark)
     return kind(*values)
 
 
