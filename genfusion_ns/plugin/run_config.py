@@ -11,7 +11,7 @@ import enum
 import importlib
 import pathlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
@@ -66,7 +66,7 @@ def _dataclass(loader: _Loader, name: str, node: yaml.Node) -> Any:
     kind = _find(name, node)
     if not dataclasses.is_dataclass(kind) or not isinstance(node, yaml.MappingNode):
         raise ConstructorError(None, None, f"{name} is no configuration", node.start_mark)
-    made = object.__new__(kind)
+    made = object.__new__(cast(type[Any], kind))
     yield made
     made.__dict__.update(loader.construct_mapping(node, deep=True))
     for entry in dataclasses.fields(kind):  # settings that are younger than the run

@@ -194,7 +194,7 @@ def _cloud(file: Path, transform: FloatArray, scale: float) -> dict[str, torch.T
     """The points of a PLY file, moved in float64; nothing where it holds none, as Nerfstudio does."""
     import open3d
 
-    cloud = open3d.io.read_point_cloud(str(file))
+    cloud = open3d.io.read_point_cloud(str(file))  # pyright: ignore[reportArgumentType]
     xyz = np.asarray(cloud.points, dtype=np.float64)
     if not len(xyz):
         return {}
