@@ -30,8 +30,7 @@ logger = logging.getLogger(__name__)
 
 def repair_clip(args: Repair, console: Console) -> None:
     """Run the command. Raises UserError for anything that the user can mend."""
-    if args.window < 1:
-        raise UserError(f"--window is {args.window}; expected at least 1 frame")
+    _check(args)
     clip = _load_clip(args)
     device = _device(args.device)
     blueprint, folder = _blueprint(args)
@@ -61,6 +60,23 @@ def windows(frames: int, length: int) -> list[tuple[int, int]]:
     return out + [(frames - length, covered)] if covered < frames else out
 
 
+def _check(args: Repair) -> None:
+    """Numbers that can't work, and a folder that can't be written to, before anything is read."""
+    if args.window < 1:
+        raise UserError(f"--window is {args.window}; expected at least 1 frame")
+    if args.steps is not None and args.steps < 1:
+        raise UserError(f"--steps is {args.steps}; expected at least 1, or leave it out for what the weights advise")
+    if args.guidance_scale is not None and not 0 <= args.guidance_scale < float("inf"):
+        raise UserError(f"--guidance-scale is {args.guidance_scale}; expected a number of at least 0")
+    if not 0 < args.strength <= 1:
+        raise UserError(f"--strength is {args.strength}; expected above 0 and at most 1, 1 = start from noise")
+    if args.size is not None and min(args.size) < 1:
+        raise UserError(f"--size is {args.size}; expected height and width of at least 1")
+    in_the_way = next((path for path in (args.out, *args.out.parents) if path.exists() and not path.is_dir()), None)
+    if in_the_way is not None:
+        raise UserError(f"can't write to {args.out}: {in_the_way} is a file; give another --out")
+
+
 def _load_clip(args: Repair) -> Clip:
     clip = read_clip(args.clip)
     clip.references += [read_image(path) for path in args.reference]
@@ -70,8 +86,6 @@ def _load_clip(args: Repair) -> Clip:
             f"or give --reference PHOTO"
         )
     if args.size is not None:
-        if min(args.size) < 1:
-            raise UserError(f"--size is {args.size}; expected height and width of at least 1")
         clip.rgb = _resized(clip.rgb, args.size, is_depth=False)
         clip.alpha = None if clip.alpha is None else _resized(clip.alpha, args.size, is_depth=False)
         clip.depth = None if clip.depth is None else _resized(clip.depth, args.size, is_depth=True)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from gsplat.strategy.ops import duplicate
 from torch import Tensor
 
+from genfusion_ns.bounds import COUNT, NATURAL, POSITIVE, SHARE, Bound, Bounds
 from genfusion_ns.schedule import is_densify_due, is_opacity_reset_due, scaled
 from genfusion_ns.seeding import generator
 from genfusion_ns.splat_edits import (
@@ -111,6 +112,21 @@ class GradientDensifier:
     """A split splat's halves are smaller by this factor; 3DGS's 1.6."""
     max_gaussians: int = 1_000_000
     """No growth beyond this many splats; those with the largest gradients come first. Bounds memory and time."""
+
+    BOUNDS: ClassVar[Bounds] = {
+        "start": NATURAL,
+        "stop": NATURAL,
+        "every": NATURAL,
+        "reset_every": NATURAL,
+        "pause_after_reset": NATURAL,
+        "grow_grad2d": NATURAL,
+        "grow_scale3d": NATURAL,
+        "prune_opacity": SHARE,
+        "prune_scale3d": POSITIVE,
+        "reset_opacity": Bound(0, 1, above=True),
+        "split_shrink": Bound(1),
+        "max_gaussians": COUNT,
+    }
 
     def scaled_to(self, max_iterations: int, reference: int = 30_000, tail: float = 0.2) -> GradientDensifier:
         """The same recipe for a run of `max_iterations`: steps stretched from `reference`, and no event in the last

@@ -4,11 +4,12 @@ see (GenFusion, sparsity-aware densification)."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 
+from genfusion_ns.bounds import COUNT, NATURAL, SHARE, Bounds
 from genfusion_ns.densify import STATISTICS, GradientDensifier
 from genfusion_ns.schedule import min_visible_count, scaled
 from genfusion_ns.splat_edits import State
@@ -34,6 +35,14 @@ class SparsityAwareDensifier(GradientDensifier):
     prune_generated: float = 0.005
     """Splats that no captured view shows are removed below this opacity only: generated views count half at most, and
     would lose them before they have grown. Ours."""
+
+    BOUNDS: ClassVar[Bounds] = GradientDensifier.BOUNDS | {
+        "visible_base": NATURAL,
+        "visible_every": COUNT,
+        "visible_cap": NATURAL,
+        "forget_after": NATURAL,
+        "prune_generated": SHARE,
+    }
 
     def scaled_to(self, max_iterations: int, reference: int = 30_000, tail: float = 0.2) -> SparsityAwareDensifier:
         """As `GradientDensifier.scaled_to`; counts of views are stretched like steps, since each step shows as many."""

@@ -1,10 +1,13 @@
 """`files`: a reader never meets half a file."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
-from genfusion_ns.files import write_atomic
+from genfusion_ns.errors import UserError
+from genfusion_ns.files import locked, write_atomic, write_errors
 
 
 def test_writes_and_replaces(tmp_path):
@@ -27,3 +30,33 @@ def test_a_failure_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
         write_atomic(path, b"two")
     assert path.read_bytes() == b"one"
     assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_a_full_disk_becomes_one_message(tmp_path):
+    words = r"writing to .* failed \(No space left on device\). Make room."
+    with pytest.raises(UserError, match=words), write_errors(tmp_path, "Make room."):
+        raise OSError(28, "No space left on device")
+    with pytest.raises(ZeroDivisionError), write_errors(tmp_path, ""):
+        _ = 1 / 0
+
+
+def test_one_process_at_a_time(tmp_path):
+    with locked(tmp_path, "Wait."):
+        with pytest.raises(UserError, match=r"another process works in .*\. Wait\."), locked(tmp_path, "Wait."):
+            pytest.fail("two hold it")
+        with pytest.raises(OSError, match="other"):  # errors of the work itself pass through
+            (tmp_path / "sub").mkdir()
+            with locked(tmp_path / "sub", ""):
+                raise OSError(5, "other")
+    with locked(tmp_path, "Wait."):  # let go
+        pass
+
+
+def test_a_process_that_dies_lets_go(tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from genfusion_ns.files import locked\n"
+        "with locked(Path(sys.argv[1]), ''):\n    os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == 9
+    with locked(tmp_path, ""):
+        pass

@@ -9,11 +9,12 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import tyro
 from rich.console import Console
 
+from genfusion_ns.bounds import ANY, COUNT, Bound, Bounds, check_bounds
 from genfusion_ns.camera_path import to_nerfstudio_camera_path
 from genfusion_ns.errors import UserError, exits_cleanly
 from genfusion_ns.files import write_atomic
@@ -52,6 +53,16 @@ class CameraPathArguments:
     size: tuple[int, int] | None = None
     """Width and height of the video in pixels; the photos' by default."""
 
+    BOUNDS: ClassVar[Bounds] = {
+        "frames": COUNT,
+        "fps": Bound(1e-3),
+        "radius": Bound(1e-3),
+        "height": ANY,
+        "pitch": Bound(-90, 90),
+        "turns": ANY,
+        "size": Bound(16),
+    }
+
 
 def make_path(cameras: list[Camera], arguments: CameraPathArguments) -> tuple[list[Camera], bool]:
     """The poses that the arguments ask for, and whether the path is closed.
@@ -59,12 +70,8 @@ def make_path(cameras: list[Camera], arguments: CameraPathArguments) -> tuple[li
     Raises:
         UserError: a number is out of its range.
     """
-    for name, least in {"frames": 1, "fps": 1e-3, "radius": 1e-3}.items():
-        if getattr(arguments, name) < least:
-            raise UserError(f"--{name} is {getattr(arguments, name)}; expected at least {least}.")
+    check_bounds(arguments, "--")
     width, height = arguments.size or (None, None)
-    if arguments.size and min(arguments.size) < 16:
-        raise UserError(f"--size is {width} x {height}; expected at least 16 x 16 pixels.")
     kind = arguments.kind
     around = surrounds(cameras)
     if kind == "auto":
@@ -85,6 +92,7 @@ def run(arguments: CameraPathArguments) -> None:
     """Load the run, make the path, write it, and say what to do with it."""
     from genfusion_ns.plugin.runs import load_run
 
+    check_bounds(arguments, "--")
     cameras = [camera.to("cpu") for camera in load_run(arguments.load_config).training_cameras]
     path, closed = make_path(cameras, arguments)
     if not arguments.output.parent.is_dir():

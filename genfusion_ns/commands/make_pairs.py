@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import tyro
 from rich.console import Console
@@ -14,6 +14,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from diffusion.train.shards import build_index
+from genfusion_ns.bounds import COUNT, NATURAL, Bound, Bounds, check_bounds
 from genfusion_ns.errors import UserError, exits_cleanly
 from genfusion_ns.pairs.fanout import Engine, Outcome, run_units
 from genfusion_ns.pairs.make import Recipe, Unit
@@ -64,6 +65,19 @@ class MakePairs:
     seed: int = 0
     """Another seed gives other scenes."""
 
+    BOUNDS: ClassVar[Bounds] = {
+        "scenes": COUNT,
+        "first_scene": NATURAL,
+        "variants": Bound(1, MOST_VARIANTS),
+        "size": Bound(16),
+        "frames": COUNT,
+        "clip_length": COUNT,
+        "splats": Bound(100),
+        "processes": COUNT,
+        "threads": COUNT,
+        "seed": NATURAL,
+    }
+
 
 @exits_cleanly
 def run(args: MakePairs) -> None:
@@ -96,15 +110,8 @@ def check(args: MakePairs) -> Recipe:
         UserError: a number out of range.
     """
     width, height = args.size
-    least = {"scenes": 1, "variants": 1, "processes": 1, "threads": 1, "splats": 100, "seed": 0, "first_scene": 0}
-    for name, bound in least.items():
-        if getattr(args, name) < bound:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected at least {bound}.")
-    if args.variants > MOST_VARIANTS:
-        raise UserError(f"--variants is {args.variants}; expected at most {MOST_VARIANTS}, there are no more kinds.")
-    if min(width, height) < 16:
-        raise UserError(f"--size is {width} x {height}; expected at least 16 x 16 pixels.")
-    if not 1 <= args.clip_length <= args.frames:
+    check_bounds(args, "--")
+    if args.clip_length > args.frames:
         raise UserError(f"--clip-length is {args.clip_length}; expected 1 to {args.frames}, the frames of a path.")
     return Recipe(
         width=width,

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
+from genfusion_ns.bounds import COUNT, NATURAL, Bound, Bounds, check_bounds
 from genfusion_ns.data.procedural.demo import demo_path, demo_scene
 from genfusion_ns.data.procedural.families import make_family_scene
 from genfusion_ns.data.procedural.write import write_scene
 from genfusion_ns.errors import UserError, exits_cleanly
+from genfusion_ns.files import write_errors
 
 
 @dataclass
@@ -40,6 +43,14 @@ class MakeScene:
     overwrite: bool = False
     """Replace a scene with other settings that is already in the folder."""
 
+    BOUNDS: ClassVar[Bounds] = {
+        "size": Bound(8),
+        "views": Bound(2),
+        "seed": NATURAL,
+        "supersample": COUNT,
+        "points": COUNT,
+    }
+
 
 @exits_cleanly
 def run(args: MakeScene) -> None:
@@ -48,13 +59,9 @@ def run(args: MakeScene) -> None:
     Raises:
         UserError: sizes that make no scene, an unknown family, or a folder that holds something else.
     """
+    check_bounds(args, "--")
     width, height = args.size
-    if min(width, height) < 8 or args.views < 2 or args.points < 1 or args.seed < 0:
-        raise UserError(
-            f"size {width} x {height}, views {args.views}, points {args.points}, seed {args.seed} make no scene: give "
-            "at least 8 x 8 pixels, 2 views, 1 point and a seed of 0 or more."
-        )
-    if args.supersample < 1 or args.supersample % 2 == 0:
+    if args.supersample % 2 == 0:
         raise UserError(f"--supersample is {args.supersample}; give an odd number (1, 3, 5).")
     if args.family == "demo":
         scene, path = demo_scene(args.seed), demo_path(args.views, width, height, args.seed)
@@ -69,16 +76,17 @@ def run(args: MakeScene) -> None:
         "seed": args.seed,
     }
     settings |= {"supersample": args.supersample, "points": args.points}
-    written = write_scene(
-        args.out,
-        scene,
-        path,
-        settings,
-        points=args.points,
-        supersample=args.supersample,
-        overwrite=args.overwrite,
-        show=True,
-    )
+    with write_errors(args.out, "Nothing of it is left; make room, or give another folder, and try again."):
+        written = write_scene(
+            args.out,
+            scene,
+            path,
+            settings,
+            points=args.points,
+            supersample=args.supersample,
+            overwrite=args.overwrite,
+            show=True,
+        )
     console = Console()
     console.print(f"{args.out}: {args.views} photos of {width} x {height} {'written' if written else 'already there'}")
     console.print(f"next: ns-train genfusion --data {args.out}", soft_wrap=True)

@@ -6,10 +6,11 @@ Nerfstudio's own mesh exporters work on rays and refuse splats; this takes their
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import tyro
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from genfusion_ns.bounds import ANY, NATURAL, POSITIVE, SHARE, Bound, Bounds, check_bounds
 from genfusion_ns.errors import UserError, exits_cleanly
 from genfusion_ns.mesh import View, fuse_mesh
 
@@ -40,12 +42,20 @@ class MeshArguments:
     the box that holds 98 % of the solid splats on each axis."""
     voxel_size: float | None = None
     """Edge of a voxel in world units; by default 1/256 of the box. Half of it takes four times the memory."""
-    depth_trunc: float = float("inf")
+    depth_trunc: float = math.inf
     """Leave out what is further from a camera than this, in world units; far surfaces are the least certain."""
     min_alpha: float = 0.5
     """Leave out pixels that are covered less than this; holes and floaters are."""
     clusters: int = 50
     """Keep so many connected pieces, the largest first; 0 keeps all, floaters too."""
+
+    BOUNDS: ClassVar[Bounds] = {
+        "bounds": ANY,
+        "voxel_size": POSITIVE,
+        "depth_trunc": Bound(0, math.inf, above=True),
+        "min_alpha": SHARE,
+        "clusters": NATURAL,
+    }
 
 
 def solid_box(means: Tensor, opacities: Tensor, share: float = 0.98) -> Tensor:
@@ -76,6 +86,7 @@ def run(arguments: MeshArguments) -> None:
     from genfusion_ns.gaussians import activate
     from genfusion_ns.plugin.runs import load_run
 
+    check_bounds(arguments, "--")
     if arguments.output.suffix not in SUFFIXES:
         raise UserError(f"--output is {arguments.output}; expected a name that ends in {', '.join(SUFFIXES)}.")
     if not arguments.output.parent.is_dir():

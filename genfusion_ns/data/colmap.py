@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from genfusion_ns.data.views import FloatArray, IntArray
 from genfusion_ns.errors import UserError
 
+LEAST_BYTES = {"cameras.bin": 48, "images.bin": 73, "points3D.bin": 51}
+"""Bytes of the smallest entry of each file, after the 8 of their number."""
 MODEL_FOLDERS = ("colmap/sparse/0", "sparse/0", "colmap/sparse", "sparse")
 """Where a scene's model is looked for, in this order."""
 
@@ -74,7 +76,11 @@ def read_model(folder: Path) -> ColmapModel:
         UserError: the files are incomplete or damaged.
     """
     try:
+        _check_counts(folder)
         reconstruction = pycolmap.Reconstruction(str(folder))
+        _check_size(folder / "cameras.bin", [24 + 8 * len(camera.params) for camera in reconstruction.cameras.values()])
+        points3D = reconstruction.points3D.values()
+        _check_size(folder / "points3D.bin", [51 + 8 * len(point.track.elements) for point in points3D])
     except (RuntimeError, ValueError, LookupError, MemoryError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise UserError(
@@ -122,6 +128,34 @@ def similarity_between(source: FloatArray, target: FloatArray) -> tuple[float, F
     t = wanted.mean(axis=0) - scale * centres.mean(axis=0)
     error = np.sqrt(((scale * centred - spread) ** 2).sum() / max((spread**2).sum(), 1e-30))
     return scale, R, t, float(error)
+
+
+def _check_counts(folder: Path) -> None:
+    """pycolmap believes the number of entries at a file's beginning, and reads on for hours beyond its end.
+
+    Raises:
+        ValueError: a file is too short for its number of entries.
+    """
+    for name, least in LEAST_BYTES.items():
+        if (folder / name).is_file():
+            with (folder / name).open("rb") as file:
+                head = file.read(8)
+            count, size = int.from_bytes(head, "little"), (folder / name).stat().st_size
+            if len(head) < 8 or 8 + count * least > size:
+                raise ValueError(f"{name} is cut off or damaged: {size:,} bytes for {count:,} entries")
+
+
+def _check_size(file: Path, entries: list[int]) -> None:
+    """pycolmap takes what lies beyond the end of a file for numbers.
+
+    Args:
+        entries: bytes of each entry that was read.
+
+    Raises:
+        ValueError: the file is shorter than its entries.
+    """
+    if file.is_file() and file.stat().st_size < 8 + sum(entries):
+        raise ValueError(f"{file.name} is cut off or damaged: {file.stat().st_size:,} of {8 + sum(entries):,} bytes")
 
 
 def _observations(image: pycolmap.Image, camera: pycolmap.Camera, place: dict[int, int]) -> tuple[IntArray, FloatArray]:

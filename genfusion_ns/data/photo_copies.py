@@ -88,8 +88,11 @@ def copy_photos(photos: PhotoList, target: Path, max_size: int, advance: Advance
     for path, name in zip(photos.paths, photos.names, strict=True):
         if not (target / name).is_file():
             partial = target / f".partial-{name}"
-            _copy(path, partial, max_size)
-            os.replace(partial, target / name)
+            try:
+                _copy(path, partial, max_size)
+                os.replace(partial, target / name)
+            finally:
+                partial.unlink(missing_ok=True)
         with Image.open(target / name) as copy:
             sizes.append(copy.size)
         advance(1)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-PhotoFault = Literal["missing", "unreadable", "size", "rotated", "deep"]
+PhotoFault = Literal[
+    "missing", "unreadable", "size", "rotated", "deep", "mask missing", "mask unreadable", "mask size", "mask black"
+]
 
 # What Pillow calls 16-bit and float images.
 _DEEP_MODES = ("I", "F")
@@ -59,6 +61,35 @@ def check_photo(path: Path, expected: tuple[int, int] | None = None) -> PhotoChe
     if mode.startswith(_DEEP_MODES):
         return _faulty(check, "deep", f"its pixels are of mode {mode}")
     return check if expected is None or size == expected else _wrong_size(check, expected)
+
+
+def with_mask(check: PhotoCheck, mask: Path, expected: tuple[int, int]) -> PhotoCheck:
+    """The check of a sound photo, with the first fault of its mask: missing, unreadable, of several channels, not of
+    the `expected` width and height, or black all over."""
+    if check.fault is not None:
+        return check
+    if not mask.is_file():
+        return replace(check, fault="mask missing", found=f"there is no {mask}")
+    try:
+        with Image.open(mask) as image:
+            if len(image.getbands()) > 1:
+                return replace(check, fault="mask unreadable", found=f"{mask} has {len(image.getbands())} channels")
+            if image.size != expected:
+                sizes = "{}x{} pixels, its photo {}x{}".format(*image.size, *expected)
+                return replace(check, fault="mask size", found=f"{mask} has {sizes}")
+            brightest = image.getextrema()[1]
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return replace(check, fault="mask unreadable", found=f"{mask}: {_reason(error)}")
+    return check if brightest else replace(check, fault="mask black", found=f"{mask} is black all over")
+
+
+def photo_size(path: Path) -> tuple[int, int] | None:
+    """Width and height as the file's header tells them; None where it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, UnidentifiedImageError):
+        return None
 
 
 def _wrong_size(check: PhotoCheck, expected: tuple[int, int]) -> PhotoCheck:

@@ -8,24 +8,29 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pycolmap
 from rich.progress import Progress, TaskID
 
+from genfusion_ns.bounds import COUNT, NATURAL, Bound, Bounds, check_bounds
 from genfusion_ns.data.features import extract, match, quiet_colmap
 from genfusion_ns.data.photo_copies import PhotoList, copy_photos, fingerprint, list_photos
 from genfusion_ns.data.scene_files import PLY_NAME, write_scene_files
 from genfusion_ns.data.stages import Stages, delete
 from genfusion_ns.errors import UserError
+from genfusion_ns.files import locked, write_errors
 
 WORK_FOLDER = ".prepare"
 EXHAUSTIVE_UP_TO = 200
 """More photos than this are matched in sequence by `auto`; all pairs of 200 are 19,900."""
+FEATURE_BYTES = 320
+"""A SIFT feature, its place and its matches in the database, and once more in the log that is written first."""
 MIN_MATCHES = 15
 """COLMAP uses pairs of photos with this many matches (its default)."""
 _log = logging.getLogger(__name__)
@@ -60,6 +65,13 @@ class PrepareConfig:
     threads: int = -1
     """CPU threads, -1 = all."""
 
+    BOUNDS: ClassVar[Bounds] = {
+        "overlap": COUNT,
+        "max_size": NATURAL,
+        "max_features": Bound(100),
+        "threads": Bound(-1),
+    }
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -82,14 +94,21 @@ def prepare(config: PrepareConfig, progress: Progress) -> Prepared:
     """Run all stages, or those that are missing.
 
     Raises:
-        UserError: too few or broken photos, an output folder with someone else's images, or photos that can't be
-            registered to each other.
+        UserError: too few or broken photos, an output folder with someone else's images or in use by another process, a
+            full disk, or photos that can't be registered to each other.
     """
-    _check_options(config)
+    check_bounds(config, "--")
     photos = list_photos(config.images)
     _check_output(config, photos)
     work = config.output / WORK_FOLDER
-    work.mkdir(parents=True, exist_ok=True)
+    with write_errors(config.output, "What was done is kept; make room, and run the same command again to go on."):
+        work.mkdir(parents=True, exist_ok=True)
+        with locked(work, "Wait until it has ended, or give another --output."):
+            return _prepare(config, photos, work, progress)
+
+
+def _prepare(config: PrepareConfig, photos: PhotoList, work: Path, progress: Progress) -> Prepared:
+    """The stages, in a folder that no other process works in."""
     run = _Run(config, photos, work, progress)
     stages = Stages(work)
     lens = {key: getattr(config, key) for key in ("camera_model", "one_camera", "max_features")}
@@ -136,6 +155,7 @@ class _Run:
         return copy_photos(self.photos, self.copies, self.config.max_size, self._advance(bar))
 
     def features(self, sizes: list[tuple[int, int]]) -> None:
+        check_room(self.work, len(self.photos.names) * self.config.max_features * FEATURE_BYTES)
         bar = self._bar("finding features", len(self.photos.names))
         for size in sorted({tuple(size) for size in sizes}):
             extract(
@@ -169,8 +189,11 @@ class _Run:
         partial = self.work / "model.partial"
         delete([partial, self.model])
         partial.mkdir()
-        best.write(partial)
-        os.replace(partial, self.model)
+        try:
+            best.write(partial)
+            os.replace(partial, self.model)
+        finally:
+            delete([partial])
         registered = {best.images[i].name for i in best.reg_image_ids()}
         return sorted(set(self.photos.names) - registered)
 
@@ -197,6 +220,7 @@ class _Run:
     def scene(self) -> int:
         """Undistort and write the scene; returns the number of points."""
         bar = self._bar("removing distortion", 1)
+        check_room(self.work, 2 * sum(path.stat().st_size for path in self.copies.iterdir()))
         delete([self.work / "flat"])
         pycolmap.undistort_images(
             self.work / "flat",
@@ -251,6 +275,23 @@ class _Run:
         return lambda steps: self.progress.advance(bar, steps)
 
 
+def check_room(folder: Path, need: int) -> None:
+    """COLMAP ends the whole process where its database meets a full disk, and leaves images out without an error.
+
+    Args:
+        need: bytes that a stage may write.
+
+    Raises:
+        UserError: less than that is free on the folder's disk.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise UserError(
+            f"{folder} lies on a disk with {free / 2**20:,.0f} MiB free; the next stage may write {need / 2**20:,.0f} "
+            "MiB. Make room, and run the same command again to go on (--max-features lowers what features take)."
+        )
+
+
 def _mapping_options(config: PrepareConfig, lax: bool) -> pycolmap.IncrementalPipelineOptions:
     options = pycolmap.IncrementalPipelineOptions()
     options.num_threads = config.threads
@@ -263,16 +304,6 @@ def _mapping_options(config: PrepareConfig, lax: bool) -> pycolmap.IncrementalPi
         options.mapper.abs_pose_min_num_inliers = 15
         options.triangulation.ignore_two_view_tracks = False
     return options
-
-
-def _check_options(config: PrepareConfig) -> None:
-    bounds = {"overlap": 1, "max_size": 0, "max_features": 100}
-    for name, least in bounds.items():
-        if getattr(config, name) < least:
-            raise UserError(
-                f"Found --{name.replace('_', '-')} {getattr(config, name)}; expected {least} or more. Leave it out for "
-                "the default."
-            )
 
 
 def _check_output(config: PrepareConfig, photos: PhotoList) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genfusion_ns.data.photos import PhotoCheck, check_photos
+from genfusion_ns.data.photos import PhotoCheck, check_photos, with_mask
 from genfusion_ns.data.views import FloatArray, IntArray
 from genfusion_ns.errors import UserError
 
@@ -20,6 +20,8 @@ ORTHONORMAL_TOLERANCE = 1e-3
 """Largest entry of R^T R - 1 that passes; float32 files stay below 1e-6, six-digit text files below 1e-5."""
 SAME_POSE_TOLERANCE = 1e-7
 """Poses that differ by less (rotation entries; positions relative to the scene) are called identical."""
+FOCAL_RANGE = (0.05, 1000.0)
+"""Focal lengths in longest sides of a photo: fields of view from 169 degrees to 3 arc minutes."""
 
 
 @dataclass
@@ -58,6 +60,8 @@ def validate_scene(
     widths: IntArray,
     heights: IntArray,
     *,
+    masks: Sequence[Path] | None = None,
+    distortion: Sequence[Sequence[float]] | FloatArray | None = None,
     kept_share: float = 0.95,
     minimum: int = 2,
     scene: str = "The scene",
@@ -70,6 +74,8 @@ def validate_scene(
         K: [M, 3, 3] intrinsics in pixels.
         widths: [M] image widths for which `K` holds, in pixels.
         heights: [M] image heights, likewise.
+        masks: M mask files, 0 = not trained on.
+        distortion: M lists of the lens's coefficients.
         kept_share: broken photos are skipped while at least this share of the photos remains.
         minimum: usable views needed; two to train on, one to evaluate on.
         scene: what to call the scene in messages.
@@ -82,8 +88,10 @@ def validate_scene(
     K = np.asarray(K, dtype=np.float64)
     sizes = [(int(width), int(height)) for width, height in zip(widths, heights, strict=True)]
     checks = check_photos(image_paths, sizes)
+    if masks:
+        checks = [with_mask(check, Path(mask), size) for check, mask, size in zip(checks, masks, sizes, strict=True)]
     broken = [index for index, check in enumerate(checks) if check.fault is not None]
-    groups = _camera_groups(names, poses, K)
+    groups = _camera_groups(names, poses, K, np.array(sizes, dtype=np.float64).reshape(-1, 2), distortion)
     photos = _photo_groups(names, checks)
     if len(broken) > (1.0 - kept_share) * len(names) + 1e-9:
         groups = photos + groups
@@ -95,16 +103,30 @@ def validate_scene(
     return SceneReport(keep, _notes(names, checks, photos))
 
 
-def validate_cameras(image_paths: Sequence[Path], c2w: FloatArray, K: FloatArray, *, scene: str = "The scene") -> None:
-    """Check poses and intrinsics alone, as the files have them (see `validate_scene` for the arguments).
+def validate_cameras(
+    image_paths: Sequence[Path],
+    c2w: FloatArray,
+    K: FloatArray,
+    *,
+    sizes: FloatArray | None = None,
+    distortion: Sequence[Sequence[float]] | None = None,
+    scene: str = "The scene",
+) -> None:
+    """Check the poses and intrinsics of all photos alone, as the files have them (`sizes` [M, 2] are widths and
+    heights; see `validate_scene` for the other arguments).
 
     To be called before a parser centres and scales the world, which turns one NaN, or poses that are all the same,
     into NaN everywhere.
 
     Raises:
-        UserError: every broken pose and intrinsics.
+        UserError: every broken pose and intrinsics; a single photo, or photos that were all taken from one place.
     """
-    groups = _camera_groups(_short_names(image_paths), np.asarray(c2w, np.float64), np.asarray(K, np.float64))
+    names, poses = _short_names(image_paths), np.asarray(c2w, np.float64)
+    groups = _camera_groups(names, poses, np.asarray(K, np.float64), sizes, distortion)
+    if len(names) < 2:
+        groups.append(_too_few(names, list(range(len(names))), 2))
+    elif not groups and bool((np.ptp(poses[:, :3, 3], axis=0) == 0).all()):
+        groups.append(_one_place(names, poses))
     if groups:
         raise _scene_error(scene, groups)
 
@@ -131,14 +153,20 @@ def _scene_error(scene: str, groups: list[_Group]) -> UserError:
     return UserError("\n".join([head, *(group.text() for group in groups)]))
 
 
-def _camera_groups(names: list[str], poses: FloatArray, K: FloatArray) -> list[_Group]:
+def _camera_groups(
+    names: list[str],
+    poses: FloatArray,
+    K: FloatArray,
+    sizes: FloatArray | None,
+    distortion: Sequence[Sequence[float]] | FloatArray | None,
+) -> list[_Group]:
     """Faults of poses and intrinsics; a view with NaN or Inf is listed for that alone."""
     numbers = np.concatenate([poses[:, :3].reshape(-1, 12), K.reshape(-1, 9)], axis=1)
     finite = np.isfinite(numbers).all(axis=1)
     rotation = np.where(finite[:, None, None], poses[:, :3, :3], np.eye(3))
     error = np.abs(rotation.transpose(0, 2, 1) @ rotation - np.eye(3)).max(axis=(1, 2))
     determinant = np.linalg.det(rotation)
-    focal = np.where(finite[:, None], K[:, [0, 1], [0, 1]], 1.0)
+    focal = np.where(finite[:, None], K[:, [0, 1], [0, 1]], np.nan)
     skewed = error > ORTHONORMAL_TOLERANCE
     groups = [
         _Group(
@@ -167,6 +195,14 @@ def _camera_groups(names: list[str], poses: FloatArray, K: FloatArray) -> list[_
                 for i in np.flatnonzero((focal <= 0).any(axis=1))
             ],
         ),
+        _lens_group(names, focal, sizes),
+        _Group(
+            "Lens distortion must be finite numbers",
+            "calibrate again, or leave the coefficients out for photos without distortion",
+            [f"{n}: {list(d)}" for n, d in zip(names, distortion, strict=True) if not np.isfinite(d).all()]
+            if distortion is not None
+            else [],
+        ),
         _Group(
             "Two photos can't share one pose",
             "drop duplicates; frames that were never registered often carry a placeholder pose and must go too",
@@ -176,12 +212,41 @@ def _camera_groups(names: list[str], poses: FloatArray, K: FloatArray) -> list[_
     return [group for group in groups if group.lines]
 
 
+def _lens_group(names: list[str], focal: FloatArray, sizes: FloatArray | None) -> _Group:
+    """Focal lengths [M, 2] that no lens has for photos of these sizes [M, 2]."""
+    lines: list[str] = []
+    if sizes is not None:
+        share = focal / np.maximum(sizes.max(axis=1, keepdims=True), 1.0)
+        # comparisons with NaN are false: that view is listed already
+        wrong = (focal > 0).all(axis=1) & ((share < FOCAL_RANGE[0]) | (share > FOCAL_RANGE[1])).any(axis=1)
+        lines = [
+            f"{names[i]}: fx = {focal[i, 0]:g}, fy = {focal[i, 1]:g} for {sizes[i, 0]:g} x {sizes[i, 1]:g} pixels"
+            for i in np.flatnonzero(wrong)
+        ]
+    least, most = FOCAL_RANGE
+    return _Group(
+        f"Focal lengths must be {least:g} to {most:g} of a photo's longest sides, in pixels",
+        "write the calibrated fl_x and fl_y into transforms.json (in pixels, not millimetres)",
+        lines,
+    )
+
+
+def _one_place(names: list[str], poses: FloatArray) -> _Group:
+    place = ", ".join(f"{value:.6g}" for value in poses[0, :3, 3])
+    return _Group(
+        "Photos must be taken from different places",
+        "a turn on the spot tells no depth: take photos while you walk, and pose them again",
+        [f"all {len(names)} cameras are at ({place})"],
+    )
+
+
 def _identical(names: list[str], poses: FloatArray, candidates: IntArray) -> list[str]:
     """One line per set of views with the same pose."""
     if len(candidates) < 2:
         return []
     position = poses[candidates, :3, 3]
-    extent = max(float(np.linalg.norm(position - position.mean(axis=0), axis=1).max()), 1e-12)
+    spread = float(np.linalg.norm(position - position.mean(axis=0), axis=1).max())
+    extent = max(spread, 1e-12, 1e-12 * float(np.abs(position).max()))
     key = np.concatenate([poses[candidates, :3, :3].reshape(-1, 9), position / extent], axis=1)
     _, first, member = np.unique(
         np.round(key / SAME_POSE_TOLERANCE).astype(np.int64), axis=0, return_index=True, return_inverse=True
@@ -213,6 +278,19 @@ _PHOTO_KINDS = {
     "size": (
         "Photos must have the size that their intrinsics are for (they are never resized to another aspect)",
         "give the photos that the poses were made from, or set w, h, fl_x, fl_y, cx, cy for these",
+    ),
+    "mask missing": ("Masks must exist for all photos or for none", "restore the masks, or drop all mask_path entries"),
+    "mask unreadable": (
+        "Masks must be readable images with one channel",
+        "export them again as 8-bit grey PNG, white = trained on",
+    ),
+    "mask size": (
+        "Masks must have the size of their photos",
+        "export them again at that size (for photos of images_2: in masks_2)",
+    ),
+    "mask black": (
+        "Masks must leave something to train on (white = trained on, black = ignored)",
+        "invert the masks if black and white are swapped, or drop these frames",
     ),
 }
 

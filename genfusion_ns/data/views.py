@@ -103,18 +103,25 @@ def photo_colours(image: NDArray[np.uint8], pixels: FloatArray) -> FloatArray:
 
 
 def find_by_name(names: Sequence[str], wanted: Sequence[str]) -> list[int | None]:
-    """For each photo of `wanted` its index in `names`: the same path, else the only one with its file name, else stem.
+    """For each photo of `wanted` its index in `names`: the path that ends alike, by as many folders as possible; else
+    the same without the suffix.
 
     COLMAP writes paths relative to its image folder, Nerfstudio relative to the scene, and some tools change the
-    suffix on the way; a file name or stem that several photos share is no match.
+    suffix on the way; an end that several photos of either list share is no match.
     """
     found: list[int | None] = [None] * len(wanted)
-    for key in (PurePath.as_posix, lambda path: path.name, lambda path: path.stem):
-        keys = [key(PurePath(name)) for name in names]
-        count = Counter(keys)
-        index = {name: place for place, name in enumerate(keys) if count[name] == 1}
-        found = [
-            place if place is not None else index.get(key(PurePath(name)))
-            for place, name in zip(found, wanted, strict=True)
-        ]
+    for whole in (PurePath, lambda name: PurePath(name).with_suffix("")):
+        have, asked = ([whole(path).parts for path in paths] for paths in (names, wanted))
+        for depth in range(max(map(len, [*have, ()])), 0, -1):
+            index, counts = _ends(have, depth), Counter(parts[-depth:] for parts in asked if len(parts) >= depth)
+            for place, parts in enumerate(asked):
+                if found[place] is None and counts[parts[-depth:]] == 1:
+                    found[place] = index.get(parts[-depth:])
     return found
+
+
+def _ends(paths: Sequence[tuple[str, ...]], depth: int) -> dict[tuple[str, ...], int]:
+    """Where each of the paths' last `depth` parts stands, if only one path has it."""
+    ends = [parts[-depth:] if len(parts) >= depth else () for parts in paths]
+    count = Counter(ends)
+    return {end: place for place, end in enumerate(ends) if end and count[end] == 1}

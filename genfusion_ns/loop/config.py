@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
+from genfusion_ns.bounds import COUNT, NATURAL, SHARE, Bound, Bounds, check_bounds
+from genfusion_ns.camera_path import read_camera_path
 from genfusion_ns.errors import UserError
-from genfusion_ns.loop.repair import Repairer, create_repairer, repairer_names
-from genfusion_ns.schedule import generated_weight, is_round_due, scaled
+from genfusion_ns.loop.repair import NeedsFiles, Repairer, create_repairer, repairer_names
+from genfusion_ns.schedule import generated_weight, is_round_due, round_steps, scaled
 
 Trajectory = Literal["interpolate", "orbit", "captured", "path"]
 
@@ -38,6 +40,14 @@ class DiffusionConfig:
     """Budget on the device, such as 12GiB: chunks and offloading are chosen to fit. Empty = the fastest settings."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the networks; auto = bfloat16 on CUDA, float32 elsewhere."""
+
+    BOUNDS: ClassVar[Bounds] = {
+        "steps": COUNT,
+        "guidance": NATURAL,
+        "strength": Bound(0, 1, above=True),
+        "invented": SHARE,
+        "shown": SHARE,
+    }
 
 
 @dataclass
@@ -121,6 +131,29 @@ class LoopConfig:
     """Factor on the weight of older views at each round, since they came from poorer splats; 1 keeps all alike, 0
     forgets them as the official code does."""
 
+    BOUNDS: ClassVar[Bounds] = {
+        "start": NATURAL,
+        "every": NATURAL,
+        "until": NATURAL,
+        "weight": NATURAL,
+        "ssim_weight": SHARE,
+        "depth_weight": NATURAL,
+        "perceptual_weight": NATURAL,
+        "frames": COUNT,
+        "clip_length": COUNT,
+        "overlap": NATURAL,
+        "clips_per_round": NATURAL,
+        "skip_covered": NATURAL,
+        "clearance": NATURAL,
+        "expand": NATURAL,
+        "tolerance": NATURAL,
+        "hold_out_from": NATURAL,
+        "neighbours": COUNT,
+        "max_side": Bound(16),
+        "pool": COUNT,
+        "decay": SHARE,
+    }
+
     def scaled_to(self, max_iterations: int, reference: int = 7000) -> LoopConfig:
         """The same loop for a run of `max_iterations` steps, its step numbers stretched from `reference`."""
         start, every, until = (scaled(k, max_iterations, reference) for k in (self.start, self.every, self.until))
@@ -151,41 +184,35 @@ class LoopConfig:
         told = {} if announce is None else {"announce": announce}
         return create_repairer(self.repairer, **asdict(self.diffusion), device=device, **told)
 
+    def check_files(self, max_iterations: int) -> None:
+        """Look for what the rounds of a run of `max_iterations` will read, so that a mistake shows before the warm-up.
+
+        Raises:
+            UserError: the camera path, or the repairer's weights, are missing or broken.
+        """
+        if not round_steps(self.start, self.every, self.until, max_iterations):
+            return
+        if "path" in self.trajectories and self.camera_path is not None:
+            read_camera_path(self.camera_path)
+        repairer = self.make_repairer()
+        if isinstance(repairer, NeedsFiles):
+            repairer.check_files()
+
     def check(self) -> None:
         """Look for settings that cannot work.
 
         Raises:
             UserError: naming the setting, what it is, and what it may be.
         """
-        if not 0 <= self.overlap < self.clip_length:
+        check_bounds(self, "loop.")
+        if self.overlap >= self.clip_length:
             raise UserError(
                 f"loop.overlap is {self.overlap}; expected 0 to {self.clip_length - 1}, below loop.clip-length."
             )
-        least = {"frames": 1, "clip_length": 1, "max_side": 16, "pool": 1, "every": 0, "weight": 0.0, "neighbours": 1}
-        least |= {
-            "expand": 0,
-            "tolerance": 0.0,
-            "hold_out_from": 0,
-            "clips_per_round": 0,
-            "skip_covered": 0.0,
-            "clearance": 0.0,
-            "perceptual_weight": 0.0,
-        }
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise UserError(f"loop.{name.replace('_', '-')} is {getattr(self, name)}; expected at least {bound}.")
         if "path" in self.trajectories and self.camera_path is None:
             raise UserError(
                 "loop.trajectories names 'path', but loop.camera-path is not set; expected the JSON file of a camera "
                 "path saved from the viewer (or made by genfusion-camera-path)."
             )
-        if not 0 <= self.decay <= 1:
-            raise UserError(f"loop.decay is {self.decay}; expected a factor from 0 to 1.")
         if self.repairer not in repairer_names():
             raise UserError(f"loop.repairer is '{self.repairer}'; expected one of: {', '.join(repairer_names())}.")
-        for name in ("invented", "shown"):
-            if not 0 <= getattr(self.diffusion, name) <= 1:
-                found = getattr(self.diffusion, name)
-                raise UserError(f"loop.diffusion.{name} is {found}; expected a share from 0 to 1.")
-        if not 0 <= self.ssim_weight <= 1:
-            raise UserError(f"loop.ssim-weight is {self.ssim_weight}; expected a share from 0 to 1.")

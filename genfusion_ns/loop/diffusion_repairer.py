@@ -65,6 +65,20 @@ class DiffusionRepairer:
         self._pipeline: RGBDVideoRepairPipeline | None = None
         self._plan: MemoryPlan | None = None
 
+    def check_files(self) -> None:
+        """Look for the weights, and compare them with their networks; reads headers only.
+
+        Raises:
+            UserError: no such weights, or they are broken.
+        """
+        from diffusion.errors import UserError as DiffusionError
+        from diffusion.locate import check_folder
+
+        try:
+            check_folder(self._locate(), set())
+        except DiffusionError as error:
+            raise UserError(f"repairer 'diffusion': {error}") from error
+
     def repair(self, clip: RGBDClip, reference: Tensor) -> RepairedClip:
         """See `Repairer.repair`. Noise follows from `clip.seed`; holes are believed by `invented`.
 

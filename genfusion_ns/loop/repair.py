@@ -82,6 +82,15 @@ class HoldsDevice(Protocol):
         ...
 
 
+@runtime_checkable
+class NeedsFiles(Protocol):
+    """A repairer that reads files at its first clip, minutes after the start of a run."""
+
+    def check_files(self) -> None:
+        """Look for them. Raises UserError where they are missing or broken."""
+        ...
+
+
 class IdentityRepairer:
     """Gives renders back unchanged, believed as far as they are covered: the control for every other repairer."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -18,11 +18,13 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from genfusion_ns.bounds import ANY, COUNT, POSITIVE, Bound, Bounds
 from genfusion_ns.cameras import Camera
 from genfusion_ns.data.colmap import ColmapModel, find_model, read_model
 from genfusion_ns.data.mask import Window, fixed_window, moving_window
 from genfusion_ns.data.points import InitialPoints, PointsMode, initial_points
 from genfusion_ns.data.views import TrainView
+from genfusion_ns.files import write_errors
 from genfusion_ns.loop.accept import held_out, judge_last_round
 from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.contact_sheet import MostChanged
@@ -45,6 +47,7 @@ from genfusion_ns.stereo.views import PhotoDepth
 
 EVAL_FALLBACK_EVERY = 8
 GENERATED_FOLDER = "generated"
+DISK_ADVICE = "Make room, and go on from the last checkpoint with --load-dir."
 
 
 @dataclass
@@ -81,6 +84,20 @@ class GenFusionDataManagerConfig(FullImageDatamanagerConfig):
     """Length of the run that the loop's step numbers refer to; they are scaled with --max-num-iterations."""
     seed: int = 42
     """The order of views and all samples follow from (seed, step)."""
+
+    BOUNDS: ClassVar[Bounds] = {
+        "max_image_side": Bound(16),
+        "max_seed_points": COUNT,
+        "reference_iterations": COUNT,
+        "seed": ANY,
+        "camera_res_scale_factor": POSITIVE,
+        "eval_num_images_to_sample_from": Bound(-1),
+        "eval_num_times_to_repeat_images": Bound(-1),
+        "eval_image_indices": Bound(0),
+        "max_thread_workers": COUNT,
+        "train_cameras_sampling_seed": ANY,
+        "fps_reset_every": COUNT,
+    }
 
 
 class GenFusionDataManager(FullImageDatamanager[InputDataset]):
@@ -313,8 +330,9 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
             judging,
             watch,
         )
-        self.loop_state.pool.save(folder)
-        log_round(report, watch.sheet(), step, folder.parent)
+        with write_errors(folder.parent, DISK_ADVICE):
+            self.loop_state.pool.save(folder)
+            log_round(report, watch.sheet(), step, folder.parent)
         self.rounds.update(self.loop_state, self._loop, k, self._run_length)
         self.rounds.show_clip(watch.sheet())
         CONSOLE.print(
@@ -331,7 +349,8 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
             if not judging.cameras:
                 return
             judge_last_round(model.render, judging, self.loop_state, self._loop, model.trained_splats())
-            self.loop_state.pool.save(folder)
+            with write_errors(folder.parent, DISK_ADVICE):
+                self.loop_state.pool.save(folder)
             self.rounds.update(self.loop_state, self._loop, step + 1, self._run_length)
 
     def print_rounds(self, step: int) -> None:

@@ -1,30 +1,29 @@
 """One dataparser for Nerfstudio and COLMAP folders, with the views that sparse and masked protocols ask for.
 
 It reads all images through Nerfstudio's own parsers (so that every split shares one world frame), then chooses.
+Photos are told apart by their paths; split files count them in the order of `in_order`.
 Checks of images and poses, and initial points, are the datamanager's: they apply to every dataparser.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
-from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
-from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
-from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification
-from PIL import Image, UnidentifiedImageError
 
+from genfusion_ns.bounds import COUNT, NATURAL, Bounds, check_bounds
 from genfusion_ns.data.layouts import COLMAP_FOLDERS, available_factors, recognise
+from genfusion_ns.data.photos import photo_size
 from genfusion_ns.data.split import every_kth_split, every_kth_trains, load_split, spread_split
-from genfusion_ns.data.validate import missing_scene_error, validate_cameras, validate_scene
+from genfusion_ns.data.transforms import read_transforms
+from genfusion_ns.data.validate import missing_scene_error
+from genfusion_ns.data.views import find_by_name
 from genfusion_ns.errors import UserError
+from genfusion_ns.plugin.scene_readers import read_colmap, read_frames
 
 SPLIT_KEYS = {"train": "train_filenames", "val": "val_filenames", "test": "test_filenames"}
 
@@ -60,10 +59,17 @@ class GenFusionDataParserConfig(DataParserConfig):
     images_path: Path = Path("images")
     """Image folder of COLMAP scenes, relative to the data folder."""
 
+    BOUNDS: ClassVar[Bounds] = {
+        "sparse_views": NATURAL,
+        "train_every": NATURAL,
+        "eval_interval": COUNT,
+        "downscale_factor": COUNT,
+    }
+
 
 @dataclass
 class Frames:
-    """All images of a scene, sorted by file name, and the indices of each split."""
+    """All images of a scene, in order (`in_order`), and the indices of each split."""
 
     outputs: DataparserOutputs
     train: list[int]
@@ -86,11 +92,12 @@ class GenFusionDataParser(DataParser):
     def _frames(self) -> Frames:
         """Read and split once; train, val and test are three looks at one scene."""
         if not hasattr(self, "_cached"):
+            check_bounds(self.config, "--")
             self._cached = self._split(*self._read())
         return self._cached
 
-    def _read(self) -> tuple[DataparserOutputs, dict[str, list[str]]]:
-        """All frames, sorted by name, and the names that transforms.json assigns to splits (often none)."""
+    def _read(self) -> tuple[DataparserOutputs, dict[str, list[int]]]:
+        """All frames in order (`in_order`), and the indices that transforms.json assigns to splits (often none)."""
         layout = recognise(self.config.data) if self.config.data.is_dir() else None
         if layout is not None:
             self.config.data = layout.scene  # for all who ask where the scene is
@@ -110,25 +117,13 @@ class GenFusionDataParser(DataParser):
         }
         if transforms.is_file():
             meta = read_transforms(transforms)
-            check_raw_cameras(transforms, meta)
-            # Without a ply_file_path Nerfstudio asks questions on the terminal; the datamanager has better points.
-            parser = NerfstudioDataParserConfig(**common, load_3D_points="ply_file_path" in meta).setup()
-            names = {split: meta[key] for split, key in SPLIT_KEYS.items() if key in meta}
-            try:
-                outputs = concatenate([parser.get_dataparser_outputs(split=split) for split in names or ("test",)])
-            except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
-                raise UserError(
-                    f"{transforms} could not be read by Nerfstudio: {error}. Write it again with genfusion-prepare or "
-                    "ns-process-data."
-                ) from error
-            return sort_by_name(reduced(outputs, factor)), names
+            outputs = in_order(read_frames(transforms, meta, common))
+            lists = {split: meta[key] for split, key in SPLIT_KEYS.items() if key in meta}
+            ids = {split: indices_of(lists[split], outputs.image_filenames, transforms, split) for split in lists}
+            return reduced(outputs, factor), ids
         for folder in COLMAP_FOLDERS:
             if (data / folder).is_dir():
-                parser = ColmapDataParserConfig(
-                    **common, colmap_path=Path(folder), images_path=self.config.images_path
-                ).setup()
-                outputs = parser.get_dataparser_outputs(split="test")
-                return sort_by_name(reduced(outputs, factor)), {}
+                return reduced(in_order(read_colmap(data, folder, self.config.images_path, common)), factor), {}
         raise missing_scene_error(data, [transforms, *(data / folder for folder in COLMAP_FOLDERS)])
 
     def _factor(self, folder: Path) -> int:
@@ -164,7 +159,7 @@ class GenFusionDataParser(DataParser):
             )
         return found
 
-    def _split(self, outputs: DataparserOutputs, names: dict[str, list[str]]) -> Frames:
+    def _split(self, outputs: DataparserOutputs, ids: dict[str, list[int]]) -> Frames:
         files = [path.name for path in outputs.image_filenames]
         c2w = outputs.cameras.camera_to_worlds.numpy()
         n = self.config.sparse_views
@@ -174,8 +169,7 @@ class GenFusionDataParser(DataParser):
         if n == 0 and self.config.train_every > 0:
             thinned = every_kth_trains(len(files), self.config.train_every)
             return Frames(outputs, thinned.train_ids, thinned.test_ids, thinned.test_ids)
-        if names:
-            ids = {split: indices_of(names[split], files) for split in names}
+        if ids:
             held_out = ids.get("test") or ids.get("val") or []
             train = ids.get("train") or [i for i in range(len(files)) if i not in set(held_out)]
             val = ids.get("val") or held_out
@@ -185,49 +179,6 @@ class GenFusionDataParser(DataParser):
         if n > 0:
             train = spread_split(c2w, n, train)
         return Frames(outputs, train, val, held_out)
-
-
-def read_transforms(path: Path) -> dict[str, Any]:
-    """transforms.json as a dictionary; a `UserError` where it is no JSON or has no frames."""
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} is no valid JSON ({error}). Write it again with genfusion-prepare or ns-process-data."
-        ) from None
-    if not isinstance(meta, dict) or not meta.get("frames"):
-        raise UserError(f"{path} lists no frames. Write it again with genfusion-prepare or ns-process-data.")
-    return meta
-
-
-def check_raw_cameras(path: Path, meta: dict[str, Any]) -> None:
-    """Check poses and focal lengths as transforms.json has them.
-
-    Raises:
-        UserError: a frame without a pose, or every broken pose and focal length.
-    """
-    names, poses, K, sizes = [], [], [], []
-    for number, frame in enumerate(meta["frames"]):
-        try:
-            names.append(Path(frame["file_path"]))
-            poses.append(np.array(frame["transform_matrix"], dtype=np.float64).reshape(-1, 4)[:3])
-            focal = [float(frame.get(key, meta.get(key, math.nan))) for key in ("fl_x", "fl_y")]
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{path}: frame {number} could not be read ({type(error).__name__}: {error}). Expected file_path, "
-                "transform_matrix (4 x 4 numbers), and fl_x, fl_y in pixels there or at the top. Write the file again "
-                "with genfusion-prepare or ns-process-data."
-            ) from None
-        K.append(np.diag([*focal, 1.0]))
-        sizes.append([frame.get(key, meta.get(key)) for key in ("w", "h")])
-    try:
-        validate_cameras(names, np.stack(poses), np.stack(K), scene=str(path))
-    except UserError:
-        if all(None not in size for size in sizes):
-            # The photos' faults belong into the same message; the datamanager, which checks them, is never reached.
-            files = [path.parent / name for name in names]
-            validate_scene(files, np.stack(poses), np.stack(K), *np.array(sizes).T, scene=str(path))
-        raise
 
 
 def reduced(outputs: DataparserOutputs, factor: int) -> DataparserOutputs:
@@ -261,19 +212,22 @@ def reduced_path(path: Path, factor: int) -> Path:
     return path
 
 
-def photo_size(path: Path) -> tuple[int, int] | None:
-    """Width and height as the file's header tells them; None where it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, UnidentifiedImageError):
-        return None
+def indices_of(listed: list[str], files: list[Path], transforms: Path, split: str) -> list[int]:
+    """Indices, ascending, of the files that transforms.json lists for a split.
 
-
-def indices_of(paths: list[str], files: list[str]) -> list[int]:
-    """Indices of the files named in a split list."""
-    wanted = {Path(path).name for path in paths}
-    return [i for i, name in enumerate(files) if name in wanted]
+    Raises:
+        UserError: it names a file that there is none of.
+    """
+    listed = list(dict.fromkeys(listed))
+    paths = [str(transforms.parent.absolute() / name) for name in listed]
+    found = dict(zip(listed, find_by_name([str(path) for path in files], paths), strict=True))
+    lost = [name for name, index in found.items() if index is None]
+    if lost:
+        raise UserError(
+            f"{transforms}: {split}_filenames names {', '.join(lost[:5])}, which no frame has as its file_path. Mend "
+            "the list, or take it out to have every eighth photo held out."
+        )
+    return sorted({index for index in found.values() if index is not None})
 
 
 def subset(outputs: DataparserOutputs, ids: list[int]) -> DataparserOutputs:
@@ -291,27 +245,14 @@ def subset(outputs: DataparserOutputs, ids: list[int]) -> DataparserOutputs:
     )
 
 
-def sort_by_name(outputs: DataparserOutputs) -> DataparserOutputs:
-    """Frames in the order of their file names, which all split files refer to; duplicates are dropped."""
-    names = [path.name for path in outputs.image_filenames]
-    _, first = np.unique(names, return_index=True)
-    return subset(outputs, [int(i) for i in first])
-
-
-def concatenate(parts: list[DataparserOutputs]) -> DataparserOutputs:
-    """Splits of one scene as one list (same world frame, since Nerfstudio orients before it splits)."""
-    fields = ("camera_to_worlds", "fx", "fy", "cx", "cy", "width", "height", "distortion_params", "camera_type")
-    joined = {}
-    for name in fields:
-        values = [getattr(part.cameras, name) for part in parts]
-        joined[name] = None if values[0] is None else torch.cat(values)
-    masks = [path for part in parts for path in (part.mask_filenames or [])]
-    return replace(
-        parts[0],
-        image_filenames=[path for part in parts for path in part.image_filenames],
-        mask_filenames=masks or None,
-        cameras=Cameras(**joined),
-    )
+def in_order(outputs: DataparserOutputs) -> DataparserOutputs:
+    """Frames in the order of their file names, which all split files refer to; where photos of several folders share
+    names, in the order of their paths. A photo that is listed twice stays once."""
+    paths = [path.as_posix() for path in outputs.image_filenames]
+    first = sorted({path: i for i, path in reversed(list(enumerate(paths)))}.values())
+    names = [outputs.image_filenames[i].name for i in first]
+    unique = len(set(names)) == len(names)
+    return subset(outputs, sorted(first, key=lambda i: outputs.image_filenames[i].name if unique else paths[i]))
 
 
 genfusion_data = DataParserSpecification(

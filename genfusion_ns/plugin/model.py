@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
@@ -22,6 +22,7 @@ from torch.nn import Parameter
 from torchmetrics.image import PeakSignalNoiseRatio
 
 from genfusion_ns import losses, schedule, trust
+from genfusion_ns.bounds import ANY, COUNT, NATURAL, POSITIVE, SHARE, Bound, Bounds
 from genfusion_ns.cameras import Camera
 from genfusion_ns.densify_sparse import SparsityAwareDensifier
 from genfusion_ns.gaussians import activate, init_gaussians, random_points
@@ -85,6 +86,22 @@ class GenFusionModelConfig(ModelConfig):
     """Kept for Nerfstudio's sake; poses are not optimised."""
     seed: int = 42
     """All random numbers of the model follow from (seed, step), so that a resumed run draws the same ones."""
+
+    BOUNDS: ClassVar[Bounds] = {
+        "reference_iterations": COUNT,
+        "near": POSITIVE,
+        "sh_degree": Bound(0, 3),
+        "sh_degree_interval": NATURAL,
+        "num_random": COUNT,
+        "ssim_lambda": SHARE,
+        "distortion_lambda": NATURAL,
+        "distortion_start": NATURAL,
+        "normal_lambda": NATURAL,
+        "normal_start": NATURAL,
+        "depth_ratio": SHARE,
+        "seed": ANY,
+        "eval_num_rays_per_chunk": COUNT,
+    }
 
 
 class GenFusionModel(SplatfactoModel):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from nerfstudio.engine.optimizers import OptimizerConfig
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from genfusion_ns.bounds import COUNT, NATURAL, POSITIVE, Bounds
 from genfusion_ns.schedule import log_linear
 
 
@@ -26,6 +27,8 @@ class GaussianAdamConfig(OptimizerConfig):
     fused: bool = True
     """One kernel per parameter instead of a dozen; half the optimiser's time on a CPU."""
 
+    BOUNDS: ClassVar[Bounds] = {"lr": NATURAL, "eps": NATURAL, "max_norm": POSITIVE}
+
 
 @dataclass
 class LogLinearSchedulerConfig(SchedulerConfig):
@@ -38,6 +41,8 @@ class LogLinearSchedulerConfig(SchedulerConfig):
     max_steps: int | None = None
     """Steps until `lr_final`; None = the run's --max-num-iterations (the official 7,000-step runs decay over 30,000
     and never reach it)."""
+
+    BOUNDS: ClassVar[Bounds] = {"lr_final": POSITIVE, "max_steps": COUNT}
 
 
 class LogLinearScheduler(Scheduler):

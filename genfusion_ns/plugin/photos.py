@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.utils.rich_utils import CONSOLE
 from numpy.typing import NDArray
@@ -17,7 +17,11 @@ from torch import Tensor
 
 from genfusion_ns.data.mask import Window
 from genfusion_ns.data.validate import validate_scene
+from genfusion_ns.errors import UserError
 from genfusion_ns.plugin.dataparser import subset
+
+BENT = ("PERSPECTIVE", "FISHEYE", "FISHEYE624")
+"""Camera types whose distortion Nerfstudio removes."""
 
 
 def fit_photo(data: dict[str, Any], cameras: Cameras, index: int, window: Window | None, max_side: int | None) -> None:
@@ -74,6 +78,20 @@ def sizes(cameras: Cameras) -> tuple[Sequence[int], Sequence[int]]:
     return cameras.width.flatten().tolist(), cameras.height.flatten().tolist()
 
 
+def check_types(cameras: Cameras) -> None:
+    """Cameras that Nerfstudio makes pinholes of when it loads the photos, whichever dataparser read them.
+
+    Raises:
+        UserError: panoramas, orthographic and stereo cameras.
+    """
+    foreign = sorted({CameraType(int(kind)).name for kind in cameras.camera_type.unique()} - set(BENT))
+    if foreign:
+        raise UserError(
+            f"the scene's cameras are of the type {', '.join(foreign)}; expected {', '.join(BENT)}, which become "
+            "pinholes. Cut perspective views out of the photos first."
+        )
+
+
 def checked(outputs: DataparserOutputs, minimum: int = 2) -> DataparserOutputs:
     """The frames whose photos and poses are sound; fewer than `minimum` are not enough.
 
@@ -81,6 +99,7 @@ def checked(outputs: DataparserOutputs, minimum: int = 2) -> DataparserOutputs:
         UserError: what is wrong with the scene, all offenders at once.
     """
     cameras = outputs.cameras
+    check_types(cameras)
     widths, heights = sizes(cameras)
     report = validate_scene(
         outputs.image_filenames,
@@ -88,6 +107,8 @@ def checked(outputs: DataparserOutputs, minimum: int = 2) -> DataparserOutputs:
         intrinsics(cameras),
         np.array(widths),
         np.array(heights),
+        masks=outputs.mask_filenames,
+        distortion=None if cameras.distortion_params is None else cameras.distortion_params.numpy(),
         minimum=minimum,
     )
     for note in report.notes:

@@ -13,12 +13,14 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from nerfstudio.utils import profiler
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from genfusion_ns.bounds import check_bounds
 from genfusion_ns.errors import UserError
 from genfusion_ns.geometry import scene_extent
 from genfusion_ns.loop.perceptual import PerceptualLoss, perceptual_loss
 from genfusion_ns.loop.supervision import generated_view_loss
 from genfusion_ns.plugin.datamanager import GenFusionDataManager, GenFusionDataManagerConfig
 from genfusion_ns.plugin.model import GenFusionModel, GenFusionModelConfig
+from genfusion_ns.plugin.resume import check_finite
 from genfusion_ns.plugin.views import core_cameras
 
 COUNT_EVERY = 250
@@ -44,8 +46,9 @@ class GenFusionPipeline(VanillaPipeline):
     config: GenFusionPipelineConfig
     datamanager: GenFusionDataManager
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, config: GenFusionPipelineConfig, *args: Any, **kwargs: Any) -> None:
+        check_bounds(config, "pipeline.")  # of a config.yml that ns-eval and its kin load, too
+        super().__init__(config, *args, **kwargs)
         self.model.scene_extent = scene_extent(core_cameras(self.datamanager.train_dataset.cameras))
         self.rounds = self.datamanager.rounds
         self.rounds.connect(self.model.wishes, core_cameras(self.datamanager.train_dataset.cameras))
@@ -118,6 +121,8 @@ class GenFusionPipeline(VanillaPipeline):
                 f"The checkpoint is not of this method and version: missing {sorted(expected - found)[:10]}, "
                 f"unexpected {sorted(found - expected)[:10]}. Load it with the version that wrote it, or train anew."
             )
+        prefix = "_model.gauss_params."
+        check_finite({name: value for name, value in loaded_state.items() if name.startswith(prefix)})
         self.load_state_dict(loaded_state, strict=True)
 
     def announce(self, remaining_steps: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from dataclasses import dataclass, field
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from nerfstudio.engine.optimizers import Optimizers
@@ -14,9 +14,12 @@ from nerfstudio.utils import profiler
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from genfusion_ns.bounds import COUNT, NATURAL, POSITIVE, Bound, Bounds, check_bounds
 from genfusion_ns.errors import UserError
 from genfusion_ns.plugin.optimizers import LogLinearSchedulerConfig
 from genfusion_ns.plugin.pipeline import GenFusionPipeline, GenFusionPipelineConfig
+from genfusion_ns.plugin.resume import checkpoints, chosen_checkpoint, fitting_errors, read_checkpoint
+from genfusion_ns.plugin.runs import remove_unused_run
 
 
 @dataclass
@@ -31,8 +34,37 @@ class GenFusionTrainerConfig(TrainerConfig):
     """Steps in a row with a NaN or infinite loss or gradient that are skipped before the run stops; the last good
     checkpoint stays."""
 
+    BOUNDS: ClassVar[Bounds] = {
+        "max_bad_steps": COUNT,
+        "max_num_iterations": COUNT,
+        "steps_per_save": NATURAL,
+        "steps_per_eval_batch": NATURAL,
+        "steps_per_eval_image": NATURAL,
+        "steps_per_eval_all_images": NATURAL,
+        "load_step": NATURAL,
+        "machine.seed": Bound(0, 2**32 - 1),
+        "machine.num_devices": COUNT,
+        "machine.num_machines": COUNT,
+        "machine.machine_rank": NATURAL,
+        "logging.steps_per_log": NATURAL,
+        "logging.max_buffer_size": COUNT,
+        "logging.local_writer.max_log_size": NATURAL,
+        "viewer.websocket_port": Bound(0, 65535),
+        "viewer.websocket_port_default": Bound(0, 65535),
+        "viewer.num_rays_per_chunk": COUNT,
+        "viewer.max_num_display_images": Bound(-1),
+        "viewer.jpeg_quality": Bound(1, 100),
+        "viewer.camera_frustum_scale": POSITIVE,
+    }
+
     def save_config(self) -> None:
-        """Write config.yml with absolute paths, so that ns-eval and its kin work from any folder."""
+        """Write config.yml with absolute paths, so that ns-eval and its kin work from any folder.
+
+        Raises:
+            UserError: settings that can't work; nothing is written then, and ns-train comes here first.
+        """
+        check_bounds(self)
+        self.pipeline.datamanager.loop.check()
         self.output_dir = self.output_dir.absolute()
         if self.pipeline.datamanager.data is not None:
             self.pipeline.datamanager.data = self.pipeline.datamanager.data.absolute()
@@ -47,7 +79,17 @@ class GenFusionTrainer(Trainer):
 
     def setup(self, test_mode: str = "val") -> None:
         """Nerfstudio's set-up, then one line about the renderer and the time to expect."""
-        super().setup(test_mode=test_mode)  # type: ignore[arg-type]
+        ready = False
+        try:
+            # before photos are read and splats are made
+            chosen_checkpoint(self.config.load_dir, self.config.load_step, self.config.load_checkpoint)
+            views, total = self.config.pipeline.datamanager, self.config.max_num_iterations
+            views.loop.scaled_to(total, views.reference_iterations).check_files(total)
+            super().setup(test_mode=test_mode)  # type: ignore[arg-type]
+            ready = True
+        finally:
+            if not ready:
+                remove_unused_run(self.base_dir)
         self._bad_steps = 0
         remaining = self.config.max_num_iterations - self._start_step
         if remaining > 0:
@@ -62,6 +104,21 @@ class GenFusionTrainer(Trainer):
         self.pipeline.model.set_run_length(self.config.max_num_iterations)
         self.pipeline.datamanager.set_run_length(self.config.max_num_iterations)
         return super().setup_optimizers()
+
+    def _load_checkpoint(self) -> None:
+        """Go on from a checkpoint, if one is asked for; every way in which that fails is a `UserError`."""
+        path = chosen_checkpoint(self.config.load_dir, self.config.load_step, self.config.load_checkpoint)
+        if path is None:
+            return
+        state = read_checkpoint(path)
+        with fitting_errors(path):
+            self._start_step = state["step"] + 1
+            self.pipeline.load_pipeline(state["pipeline"], state["step"])
+            self.optimizers.load_optimizers(state["optimizers"])
+            if "schedulers" in state and self.config.load_scheduler:
+                self.optimizers.load_schedulers(state["schedulers"])
+            self.grad_scaler.load_state_dict(state["scalers"])
+        CONSOLE.print(f"[bold]genfusion:[/] goes on from {path}, step {state['step']}.", soft_wrap=True)
 
     def train(self) -> None:
         """Train up to step `max_num_iterations`, also after --load-dir (stock 1.1.5 would run that many more)."""
@@ -116,8 +173,11 @@ class GenFusionTrainer(Trainer):
 
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
-        """Write `step-*.ckpt` atomically: a killed run leaves the old checkpoint or the new one, never half of one."""
-        self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        """Write `step-*.ckpt` atomically: a killed run leaves the old checkpoint or the new one, never half of one.
+
+        Raises:
+            UserError: it can't be written; the older one stays.
+        """
         self.pipeline.count_observers()
         path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
         # Not in the same folder: Nerfstudio reads every file name there as a step number.
@@ -131,8 +191,20 @@ class GenFusionTrainer(Trainer):
             "schedulers": {name: s.state_dict() for name, s in self.optimizers.schedulers.items()},
             "scalers": self.grad_scaler.state_dict(),
         }
-        torch.save(state, temporary)
-        os.replace(temporary, path)
+        try:
+            self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+            torch.save(state, temporary)
+            os.replace(temporary, path)
+        except (OSError, RuntimeError) as error:  # torch raises the latter where a write fails
+            older = max(checkpoints(self.checkpoint_dir).values(), default=None)
+            raise UserError(
+                f"the checkpoint of step {step} could not be written to {path} ({str(error).splitlines()[0]}); "
+                + (f"{older} stays. " if older else "")
+                + "Make room on the disk, then go on"
+                + (f" with --load-dir {self.checkpoint_dir}." if older else " by training anew.")
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
         if self.config.save_only_latest_checkpoint:
             for old in self.checkpoint_dir.glob("*.ckpt"):
                 if old != path:

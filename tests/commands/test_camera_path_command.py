@@ -65,7 +65,7 @@ def test_auto_follows_the_capture():
         ({"frames": 0}, "--frames is 0; expected at least 1"),
         ({"fps": 0.0}, "--fps is 0.0"),
         ({"radius": -1.0}, "--radius is -1.0"),
-        ({"size": (8, 64)}, "--size is 8 x 64; expected at least 16 x 16"),
+        ({"size": (8, 64)}, "--size is 8 x 64; expected at least 16"),
     ],
 )
 def test_numbers_out_of_range(change, message):

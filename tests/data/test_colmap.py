@@ -82,6 +82,29 @@ def test_a_cut_off_model_is_refused_with_words(tmp_path, capture):
         read_model(tmp_path / "m")
 
 
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("points3D.bin", lambda data: b""),
+        ("points3D.bin", lambda data: b"\xff" * 8 + data[8:]),
+        ("points3D.bin", lambda data: data[:-3]),
+        ("cameras.bin", lambda data: data[:-3]),
+        ("cameras.bin", lambda data: data[:30]),
+        ("images.bin", lambda data: data[:8]),
+    ],
+)
+def test_ends_of_files_that_pycolmap_would_read_beyond(tmp_path, capture, name, spoil):
+    """It would go on for hours, or take whatever follows for numbers, without a word."""
+    camera = pycolmap.Camera(model="PINHOLE", width=120, height=96, params=[90, 90, 60, 48])
+    folder = tmp_path / "m"
+    written_model(folder, capture(3), camera)
+    assert len(read_model(folder).names) == 3
+    path = folder / name
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(UserError, match=f"{name} is cut off or damaged"):
+        read_model(folder)
+
+
 @pytest.mark.parametrize("count", [2, 5])
 def test_similarity_is_found_from_poses(capture, count):
     data = capture(count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from genfusion_ns.data.prepare import PrepareConfig, _mapping_options, prepare
 from genfusion_ns.data.scene_files import transforms, write_ply
 from genfusion_ns.data.stages import Stages
 from genfusion_ns.errors import UserError
+from genfusion_ns.files import locked
 
 
 def photo(path: Path, size=(40, 30), mode="RGB", **save) -> None:
@@ -353,6 +355,44 @@ def test_photos_of_nothing_can_not_be_posed(tmp_path):
         again(PrepareConfig(tmp_path / "in", tmp_path / "out", threads=1))
 
 
+def test_two_runs_into_one_folder_do_not_mix(tmp_path):
+    for i in range(2):
+        photo(tmp_path / f"in/{i}.png", (64, 48))
+    config = PrepareConfig(tmp_path / "in", tmp_path / "out", threads=1)
+    (tmp_path / "out/.prepare").mkdir(parents=True)
+    with (
+        locked(tmp_path / "out/.prepare", ""),
+        pytest.raises(UserError, match=r"another process works in .*/out/.prepare. Wait until it has ended"),
+    ):
+        again(config)
+    assert list((tmp_path / "out/.prepare").iterdir()) == []
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_written_file(tmp_path, monkeypatch):
+    for i in range(2):
+        photo(tmp_path / f"in/{i}.png", (64, 48))
+
+    def full(source, target):
+        Path(target).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(UserError, match=r"failed \(No space left on device\). What was done is kept; make room"):
+        again(PrepareConfig(tmp_path / "in", tmp_path / "out", threads=1))
+    left = [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert left == ["photos.json"]  # the stage's marker, which says that it is not done
+
+
+def test_colmap_is_not_begun_on_a_disk_that_is_nearly_full(tmp_path, monkeypatch):
+    """It would abort the process."""
+    for i in range(2):
+        photo(tmp_path / f"in/{i}.png", (64, 48))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=2**20))
+    with pytest.raises(UserError, match=r"a disk with 1 MiB free; the next stage may write 5 MiB. Make room"):
+        again(PrepareConfig(tmp_path / "in", tmp_path / "out", threads=1))
+
+
 def test_nobodys_images_are_overwritten(tmp_path):
     for name in ("a.jpg", "b.jpg"):
         photo(tmp_path / "scene/images" / name)
@@ -368,7 +408,7 @@ def test_nobodys_images_are_overwritten(tmp_path):
 def test_impossible_options(tmp_path, option, value):
     config = PrepareConfig(tmp_path, tmp_path / "out")
     setattr(config, option, value)
-    with pytest.raises(UserError, match=f"Found --{option.replace('_', '-')} {value}; expected"):
+    with pytest.raises(UserError, match=f"--{option.replace('_', '-')} is {value}; expected"):
         again(config)
 
 

@@ -232,3 +232,59 @@ def test_nothing_to_train_on_names_what_was_searched_and_the_commands(tmp_path):
     ):
         assert words in str(error)
     assert "is not a folder" in str(missing_scene_error(tmp_path / "nope", []))
+
+
+def masks_of(scene: Scene) -> list[Path]:
+    """One mask per photo, white on the left."""
+    masks = []
+    for path in scene.paths:
+        mask = np.zeros((48, 64), np.uint8)
+        mask[:, :32] = 255
+        masks.append(path.with_name(f"{path.stem}_mask.png"))
+        Image.fromarray(mask).save(masks[-1])
+    return masks
+
+
+def test_sound_masks_pass(scene):
+    assert scene.check(masks=masks_of(scene)).keep == list(range(COUNT))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "title", "found"),
+    [
+        (lambda path: path.unlink(), "Masks must exist", "there is no "),
+        (lambda path: path.write_bytes(b"hello"), "Masks must be readable", "in no image format"),
+        (lambda path: Image.new("RGB", (64, 48)).save(path), "one channel", "has 3 channels"),
+        (
+            lambda path: Image.new("L", (32, 24), 255).save(path),
+            "the size of their photos",
+            "32x24 pixels, its photo 64x48",
+        ),
+        (lambda path: Image.new("L", (64, 48)).save(path), "leave something to train on", "is black all over"),
+        (lambda path: Image.new("1", (64, 48)).save(path), "leave something to train on", "is black all over"),
+    ],
+)
+def test_masks_that_cannot_be_used(scene, spoil, title, found):
+    masks = masks_of(scene)
+    spoil(masks[2])
+    message = scene.refused(masks=masks)
+    assert title in message and f"images/002.jpg: {masks[2]}"[:15] in message and found in message
+    assert "1 problem was found" in message
+
+
+def test_photos_with_broken_masks_are_skipped_while_they_are_few(scene):
+    masks = masks_of(scene)
+    Image.new("L", (64, 48)).save(masks[2])
+    report = scene.check(masks=masks, kept_share=0.8)
+    assert report.keep == [0, 1, 3, 4, 5] and "black all over" in report.notes[0]
+
+
+def test_focal_lengths_that_no_lens_has(scene):
+    scene.K[3, 0, 0] = 1e12
+    assert "images/003.jpg: fx = 1e+12, fy = 50 for 64 x 48 pixels" in scene.refused()
+
+
+def test_distortion_that_is_no_number(scene):
+    distortion = np.zeros((COUNT, 6))
+    distortion[5, 1] = np.nan
+    assert "images/005.jpg: [0.0, nan" in scene.refused(distortion=distortion)

@@ -67,3 +67,11 @@ def test_an_image_of_another_size_than_its_camera_is_refused():
         TrainView(camera, np.zeros((8, 6, 3), np.uint8), "a.jpg", 0)
     with pytest.raises(ValueError, match="float"):
         TrainView(camera, np.zeros((6, 8, 3)), "a.jpg", 0)  # type: ignore[arg-type]
+
+
+def test_equal_file_names_are_told_apart_by_their_folders():
+    names = ["left/1.jpg", "right/1.jpg", "right/2.jpg"]
+    wanted = ["/scene/images/right/1.jpg", "/scene/images/left/1.png", "/scene/images/2.jpg"]
+    assert find_by_name(names, wanted) == [1, 0, 2]
+    # one flat name can't be two photos
+    assert find_by_name(["1.jpg"], ["left/1.jpg", "right/1.jpg"]) == [None, None]

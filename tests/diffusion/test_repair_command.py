@@ -143,7 +143,9 @@ def test_random_weights_are_labelled(monkeypatch, capsys, npz, tmp_path):
         (["--random-weights", "lite", "--window", "0"], "--window is 0"),
         (["--random-weights", "lite", "--size", "0", "8"], "--size is (0, 8)"),
         (["--random-weights", "lite", "--strength", "3"], "strength is 3"),
-        (["--random-weights", "lite", "--steps", "-4"], "-4"),
+        (["--random-weights", "lite", "--steps", "-4"], "--steps is -4; expected at least 1"),
+        (["--random-weights", "lite", "--steps", "0"], "--steps is 0; expected at least 1"),
+        (["--random-weights", "lite", "--guidance-scale", "nan"], "--guidance-scale is nan"),
         (["--random-weights", "lite", "--reference", "nowhere.png"], "nowhere.png is no readable image"),
     ],
 )
@@ -153,12 +155,12 @@ def test_mistakes_end_with_status_2_and_one_line(monkeypatch, capsys, npz, tmp_p
     assert error.startswith("error:") and message in error and error.count("\n") == 1
 
 
-def test_an_output_folder_that_cannot_be_written(monkeypatch, capsys, npz, weights, tmp_path):
+@pytest.mark.parametrize("inside", ["", "sub/folder"])
+def test_an_output_folder_that_cannot_be_written_is_told_before_the_work(monkeypatch, capsys, tmp_path, inside):
     (tmp_path / "out").write_text("a file in the way")
-    status, _, error = run(
-        monkeypatch, capsys, "--clip", npz, "--out", tmp_path / "out", "--weights", weights, "--steps", 1
-    )
-    assert status == 2 and "can't write to" in error
+    out = tmp_path / "out" / inside
+    status, text, error = run(monkeypatch, capsys, "--clip", tmp_path / "nothing is read", "--out", out)
+    assert status == 2 and f"can't write to {out}: {tmp_path / 'out'} is a file" in error and text == ""
 
 
 def test_as_a_module_it_needs_no_nerfstudio_and_no_traceback(tmp_path):

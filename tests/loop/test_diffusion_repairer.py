@@ -1,5 +1,6 @@
 """The video model behind the socket, with a few thousand random weights."""
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from genfusion_ns.loop.config import DiffusionConfig, LoopConfig
 from genfusion_ns.loop.plane_sweep import stacked
 from genfusion_ns.loop.pool import GeneratedViews
 from genfusion_ns.loop.refine import with_photos
-from genfusion_ns.loop.repair import HoldsDevice
+from genfusion_ns.loop.repair import HoldsDevice, NeedsFiles
 from genfusion_ns.loop.round import CapturedViews, render_clip, run_round
 from genfusion_ns.loop.state import LoopState
 
@@ -101,6 +102,26 @@ def test_fingerprints_tell_weights_apart(around, weights, tmp_path):
         found.append(repairer.fingerprint)
     assert found[0] == found[1] != found[2]
     assert len(found[0]) == 12
+
+
+def test_weights_are_looked_at_before_there_is_a_clip(weights, tmp_path):
+    repairer = config(weights).make_repairer()
+    assert isinstance(repairer, NeedsFiles)
+    repairer.check_files()
+    (tmp_path / "empty").mkdir()
+    broken = Path(shutil.copytree(weights, tmp_path / "broken"))
+    cut = broken / "unet" / "diffusion_pytorch_model.safetensors"
+    cut.write_bytes(cut.read_bytes()[:-7])
+    missing = Path(shutil.copytree(weights, tmp_path / "missing"))
+    (missing / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    for name, words in {
+        "no-such-weights": "there are no weights",
+        str(tmp_path / "empty"): "model_index.json",
+        str(broken): "is truncated",
+        str(missing): "is missing",
+    }.items():
+        with pytest.raises(UserError, match=f"repairer 'diffusion': .*{words}"):
+            config(name).make_repairer().check_files()
 
 
 def test_mistakes_are_messages(around, weights):

@@ -312,19 +312,36 @@ def test_loop_can_be_switched_off():
     assert config.generated_weight(350) == 0
 
 
+def test_files_of_the_rounds_are_looked_at_before_training(tmp_path):
+    """A run without rounds needs none of them."""
+    config = LoopConfig(repairer="identity", trajectories=("path",), camera_path=tmp_path / "path.json")
+    with pytest.raises(UserError, match="path.json cannot be read as a camera path"):
+        config.check_files(7000)
+    config.check_files(500)
+    replace(config, every=0).check_files(7000)
+    (tmp_path / "path.json").write_text(json.dumps(to_nerfstudio_camera_path([aimed((3.0, 0.0, 1.0))])))
+    config.check_files(7000)
+    other = replace(config, repairer="diffusion", diffusion=DiffusionConfig(weights="nonsense"))
+    with pytest.raises(UserError, match="there are no weights 'nonsense'"):
+        other.check_files(7000)
+    other.check_files(500)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"overlap": 16}, "loop.overlap is 16; expected 0 to 15"),
         ({"frames": 0}, "loop.frames is 0; expected at least 1"),
-        ({"clip_length": 0}, "loop"),
+        ({"clip_length": 0}, "loop.clip-length is 0; expected at least 1"),
         ({"pool": 0}, "loop.pool is 0"),
         ({"max_side": 4}, "loop.max-side is 4; expected at least 16"),
         ({"weight": -1.0}, "loop.weight is -1.0"),
+        ({"weight": math.nan}, "loop.weight is nan; expected at least 0"),
+        ({"weight": math.inf}, "loop.weight is inf"),
         ({"ssim_weight": 1.5}, "loop.ssim-weight is 1.5"),
         ({"diffusion": DiffusionConfig(invented=2.0)}, "loop.diffusion.invented is 2"),
         ({"diffusion": DiffusionConfig(shown=-0.5)}, "loop.diffusion.shown is -0.5"),
-        ({"decay": 1.5}, "loop.decay is 1.5; expected a factor"),
+        ({"decay": 1.5}, "loop.decay is 1.5; expected 0 to 1"),
         ({"clips_per_round": -1}, "loop.clips-per-round is -1"),
         ({"trajectories": ("path",)}, "loop.camera-path is not set"),
         ({"repairer": "magic"}, "loop.repairer is 'magic'; expected one of: classical, diffusion, identity"),

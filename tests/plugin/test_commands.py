@@ -170,3 +170,4 @@ def test_user_error_reaches_the_shell_as_one_message(tmp_path):
     assert done.returncode == 2
     assert "genfusion-prepare" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+    assert not (tmp_path / "outputs").exists()  # a start that failed leaves nothing

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nerfstudio.cameras.cameras import CameraType
 from plugin_cameras import nerfstudio_camera
 
 from genfusion_ns.cameras import Camera
 from genfusion_ns.data.mask import Window
-from genfusion_ns.plugin.photos import fit_photo, rgb_uint8
+from genfusion_ns.errors import UserError
+from genfusion_ns.plugin.photos import check_types, fit_photo, rgb_uint8
 from genfusion_ns.plugin.views import core_camera
 
 
@@ -79,3 +82,12 @@ def test_mask_stays_binary_and_uint8_stays_uint8():
 def test_rgb_uint8_drops_alpha_and_rounds():
     image = torch.tensor([[[0.0, 1.0, 0.5, 0.3]]])
     assert rgb_uint8(image).tolist() == [[[0, 255, 128]]]
+
+
+@pytest.mark.parametrize("kind", [CameraType.EQUIRECTANGULAR, CameraType.ORTHOPHOTO])
+def test_cameras_that_never_become_pinholes_are_refused_whoever_read_them(kind):
+    camera = base_camera(64, 48)
+    check_types(camera)
+    camera.camera_type = torch.full_like(camera.camera_type, kind.value)
+    with pytest.raises(UserError, match=f"type {kind.name}; expected PERSPECTIVE, FISHEYE"):
+        check_types(camera)
