@@ -266,12 +266,10 @@ def _note(name: str, args: tuple[Any, ...]) -> None:
 
 # -- functions: factories and moves, which C++ would run on the CPU or refuse --------------------------------------
 
-FACTORIES = (
-    "arange asarray as_tensor empty empty_like empty_strided eye full full_like from_numpy linspace logspace ones "
-    "ones_like rand rand_like randint randint_like randn randn_like randperm scalar_tensor tensor tril_indices "
-    "triu_indices zeros zeros_like"
-).split()
-FACTORY_FUNCTIONS = {getattr(torch, name) for name in FACTORIES}
+FACTORIES = """arange asarray as_tensor empty empty_like empty_strided eye full full_like from_numpy linspace logspace
+    ones ones_like rand rand_like randint randint_like randn randn_like randperm scalar_tensor tensor tril_indices
+    triu_indices zeros zeros_like"""
+FACTORY_FUNCTIONS = {getattr(torch, name) for name in FACTORIES.split()}
 FROM_HOST = {torch.tensor, torch.as_tensor, torch.asarray}
 MOVES = {Tensor.to, Tensor.cuda, Tensor.cpu, Tensor.type, Tensor.pin_memory}
 
