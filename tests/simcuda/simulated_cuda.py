@@ -216,11 +216,19 @@ def _dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # C++ fills in the device that it sees beneath: the CPU
         kwargs = {**kwargs, "device": CPU}
     tensors = [t for t in tree_iter((args, kwargs)) if on_device(t)]
-    result = func(*tree_map(bare, args), **tree_map(bare, kwargs))
+    result = _computed(func, name, tree_map(bare, args), tree_map(bare, kwargs))
     if func._schema.is_mutable and any(t.shape != t.elem.shape for t in tensors):
         raise NotImplementedError(f"{func} changes a tensor's shape in place, which SimTensor can't follow")
     own = {id(t.elem): t for t in tensors}  # in-place operators give back their argument
     return tree_map(lambda x: own.get(id(x), clad(x)) if isinstance(x, Tensor) else x, result)
+
+
+def _computed(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if name != "convolution" or args[0].dtype not in (torch.bfloat16, torch.float16):
+        return func(*args, **kwargs)
+    # CPUs take a hundred times as long for these; as on CUDA, sums are float32
+    wide = tree_map(lambda x: x.float() if isinstance(x, Tensor) else x, args)
+    return func(*wide, **kwargs).to(args[0].dtype)
 
 
 def _copied(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
