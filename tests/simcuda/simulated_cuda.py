@@ -19,7 +19,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_iter, tree_map
+from torch.utils._pytree import tree_map
 
 DEVICE = torch.device("cuda", 0)
 CPU = torch.device("cpu")
@@ -210,17 +210,38 @@ def _dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if name == "_local_scalar_dense":
         LEDGER.wait("item")
         return func(bare(args[0]))
-    _refuse_mixed(func, name, args, kwargs)
-    _note(name, args)
-    if kwargs.get("device") is not None:
-        # C++ fills in the device that it sees beneath: the CPU
-        kwargs = {**kwargs, "device": CPU}
-    tensors = [t for t in tree_iter((args, kwargs)) if on_device(t)]
-    result = _computed(func, name, tree_map(bare, args), tree_map(bare, kwargs))
-    if func._schema.is_mutable and any(t.shape != t.elem.shape for t in tensors):
+    there: list[SimTensor] = []
+    here: list[Tensor] = []
+    bare_args = tuple([_sorted(x, there, here) for x in args])
+    bare_kwargs = {key: _sorted(x, there, here) for key, x in kwargs.items()}
+    if here or "generator" in kwargs:
+        _refuse_mixed(func, name, args, kwargs, here)
+    if LEDGER.on:
+        _note(name, args)
+    if bare_kwargs.get("device") is not None:
+        bare_kwargs["device"] = CPU  # C++ fills in the device that it sees beneath, or the one that was asked for
+    result = _computed(func, name, bare_args, bare_kwargs)
+    if func._schema.is_mutable and any(t.shape != t.elem.shape for t in there):
         raise NotImplementedError(f"{func} changes a tensor's shape in place, which SimTensor can't follow")
-    own = {id(t.elem): t for t in tensors}  # in-place operators give back their argument
-    return tree_map(lambda x: own.get(id(x), clad(x)) if isinstance(x, Tensor) else x, result)
+    return _clad_result(result, {id(t.elem): t for t in there})
+
+
+def _sorted(x: Any, there: list[SimTensor], here: list[Tensor]) -> Any:
+    """An argument without its cladding; its tensors are put into one of the two lists."""
+    if isinstance(x, SimTensor):
+        there.append(x)
+        return x.elem
+    if isinstance(x, Tensor):
+        here.append(x)
+        return x
+    return [_sorted(y, there, here) for y in x] if isinstance(x, list | tuple) else x
+
+
+def _clad_result(x: Any, own: dict[int, SimTensor]) -> Any:
+    """A result on the device; in-place operators give back their argument."""
+    if isinstance(x, Tensor):
+        return own.get(id(x)) if id(x) in own else clad(x)
+    return type(x)([_clad_result(y, own) for y in x]) if isinstance(x, list | tuple) else x
 
 
 def _computed(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -240,25 +261,20 @@ def _copied(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return clad(result) if stays else result
 
 
-def _refuse_mixed(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _refuse_mixed(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], here: list[Tensor]) -> None:
     generator = kwargs.get("generator")
     if generator is not None and generator.device.type != "cuda":
         raise MixedDevices(f"{name}: expected a generator on {DEVICE}, found one on the CPU, at {_asking_line()}")
-    plain = [t for t in tree_iter((args, kwargs)) if isinstance(t, Tensor) and not on_device(t)]
-    if not plain:
-        return
     if name in INDEXING and on_device(args[0]):
-        plain = [t for t in tree_iter(args[2:]) if isinstance(t, Tensor) and not on_device(t)]
+        here = [t for t in args[2:] if isinstance(t, Tensor) and not on_device(t)]
     scalars = name in INDEXING or name == "fill_" or torch.Tag.pointwise in func.tags
-    if [t for t in plain if t.dim() > 0 or not scalars]:
-        shapes = [list(t.shape) for t in plain]
+    if [t for t in here if t.dim() > 0 or not scalars]:
+        shapes = [list(t.shape) for t in here]
         raise MixedDevices(f"{func} is given tensors on {DEVICE} and on the CPU {shapes} at {_asking_line()}")
 
 
 def _note(name: str, args: tuple[Any, ...]) -> None:
     """Waits and launches of an operator whose tensors are where they should be."""
-    if not LEDGER.on:
-        return
     if name not in VIEWS:
         LEDGER.launches[name] += 1
     if name in WAITS or (name == "repeat_interleave" and len(args) == 1):
@@ -279,19 +295,22 @@ FACTORIES = """arange asarray as_tensor empty empty_like empty_strided eye full 
     triu_indices zeros zeros_like"""
 FACTORY_FUNCTIONS = {getattr(torch, name) for name in FACTORIES.split()}
 FROM_HOST = {torch.tensor, torch.as_tensor, torch.asarray}
+NEW = {Tensor.new_tensor, Tensor.new_zeros, Tensor.new_ones, Tensor.new_full, Tensor.new_empty}
 MOVES = {Tensor.to, Tensor.cuda, Tensor.cpu, Tensor.type, Tensor.pin_memory}
+WATCHED = FACTORY_FUNCTIONS | NEW | MOVES | {torch.nn.functional.one_hot}
 
 
 class _Mode(TorchFunctionMode):
     """Sends factories and moves to the make-believe device."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in WATCHED:
+            return func(*args, **kwargs) if kwargs else func(*args)
         kwargs = dict(kwargs or {})
-        name = getattr(func, "__name__", "")
         first = args[0] if args else None
         if func in MOVES:
             return _move(func, first, list(args[1:]), kwargs)
-        if name.startswith("new_") and on_device(first):
+        if func in NEW and on_device(first):
             return _new(func, args, kwargs)
         if func is torch.nn.functional.one_hot and on_device(first):
             return clad(func(first.elem, *args[1:], **kwargs))  # on CUDA it looks at no values
