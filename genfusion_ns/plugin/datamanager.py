@@ -94,6 +94,7 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         self.rounds = RoundsPanel(training=test_mode == "val")
         self.set_run_length(config.reference_iterations)
         self._repairer: Repairer | None = None
+        self._captured_cameras: list[Camera] | None = None
         if test_mode == "val":
             self._add_initial_points()
 
@@ -204,14 +205,14 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
 
     # -- views of a step -----------------------------------------------------------------------------------------
 
-    def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
+    def next_train(self, step: int) -> tuple[Camera, dict[str, Any]]:  # type: ignore[override]
         """The captured view of a step: every epoch is a fresh permutation, a function of (seed, step) alone."""
         judging = set(self._held_out(step))
         training = [i for i in range(len(self.cached_train)) if i not in judging]
         index = training[order_index(len(training), self.config.seed, step, "captured views")]
         data = dict(self.cached_train[index])
         data["image"] = data["image"].to(self.device)
-        return self.train_cameras[index : index + 1], data
+        return self.captured_cameras()[index], data
 
     def next_eval_image(self, step: int) -> tuple[Cameras, dict[str, Any]]:
         """One held-out view, in a fixed order too."""
@@ -310,7 +311,9 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
 
     def captured_cameras(self) -> list[Camera]:
         """The training photos' cameras as they are trained on."""
-        return core_cameras(self._cameras_after_loading(), self.device)
+        if self._captured_cameras is None:
+            self._captured_cameras = core_cameras(self._cameras_after_loading(), self.device)
+        return self._captured_cameras
 
     def _captured_views(self, model: GenFusionModel) -> tuple[CapturedViews, CapturedViews]:
         """The photos that train beside generated views, and those that judge these."""

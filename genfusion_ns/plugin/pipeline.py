@@ -22,7 +22,7 @@ from genfusion_ns.plugin.model import GenFusionModel, GenFusionModelConfig
 from genfusion_ns.plugin.views import core_cameras
 
 COUNT_EVERY = 250
-"""Steps between two counts of the captured views that see each splat, for the viewer's sake; each checkpoint counts
+"""Steps between two counts of the captured views that see each splat, where a viewer shows it; each checkpoint counts
 anew."""
 
 
@@ -62,7 +62,7 @@ class GenFusionPipeline(VanillaPipeline):
     def get_train_loss_dict(self, step: int) -> tuple[dict[str, Any], dict[str, torch.Tensor], dict[str, Any]]:
         """Losses of this step's captured view, and of its generated view while lambda(step) > 0."""
         camera, batch = self.datamanager.next_train(step)
-        outputs = self.model(camera)
+        outputs = self.model.render_outputs(camera)
         metrics = self.model.get_metrics_dict(outputs, batch)
         loss_dict = self.model.get_loss_dict(outputs, batch, metrics)
         generated = self.datamanager.next_generated(step)
@@ -87,8 +87,9 @@ class GenFusionPipeline(VanillaPipeline):
         ]
 
     def count_observers(self, step: int | None = None) -> None:
-        """Find out anew which splats the captured views see."""
-        del step
+        """Find out anew which splats the captured views see; after a step only where a viewer shows it."""
+        if step is not None and not self.model.wishes.looks_at_origins():
+            return
         self.model.count_observers(self.datamanager.captured_cameras())
 
     def get_eval_image_metrics_and_images(self, step: int) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

@@ -43,3 +43,37 @@ def test_a_round_that_is_taken_back_does_not_stop_training(gpu, scene, tmp_path,
     take_steps(trainer, 0, 10)
     assert [report.outcome for report in trainer.pipeline.datamanager.loop_state.reports] == ["rolled back", "open"]
     assert_all_on_device(trainer)
+
+
+def test_waits_and_launches_of_a_step(gpu, scene, tmp_path, capsys):
+    """Each wait leaves the GPU without work. Counted like this, d7f7d80 had 8 and 35 of them (11 and 41 with those inside
+    of gsplat that are no longer called), and 262 and 943 launches."""
+    loop = {**ONE_CLIP, "start": 3, "every": 100, "expand": 0}
+    trainer = started(small(gpu_config("genfusion"), scene, tmp_path, loop=loop))
+    counted = {}
+    for name, first in (("captured", 1), ("with a generated view", 6)):
+        take_steps(trainer, 0 if first == 1 else 2, first)
+        with gpu.record():
+            take_steps(trainer, first, first + 1)
+        counted[name] = sum(gpu.syncs.values()), sum(gpu.launches.values())
+        with capsys.disabled():
+            print(f"\n{name}: {counted[name][0]} waits, {counted[name][1]} launches\n{gpu.table()}")
+    assert len(trainer.pipeline.datamanager.loop_state.pool) > 0
+    assert counted["captured"][0] <= 8 and counted["with a generated view"][0] <= 12
+    assert counted["captured"][1] <= 200 and counted["with a generated view"][1] <= 720
+
+
+def test_who_sees_a_splat_is_counted_only_where_somebody_looks(gpu, scene, tmp_path, monkeypatch):
+    trainer = started(small(gpu_config("genfusion"), scene, tmp_path, loop={"every": 0}))
+    pipeline, counted = trainer.pipeline, []
+    monkeypatch.setattr(pipeline.model, "count_observers", counted.append)
+    pipeline.count_observers(step=250)
+    assert not counted  # 64 renders and their gradients, for nobody
+    pipeline.model.wishes.shown = lambda: {"rgb"}
+    pipeline.count_observers(step=500)
+    assert not counted
+    pipeline.model.wishes.shown = lambda: {"trust"}
+    pipeline.count_observers(step=750)
+    pipeline.model.wishes.shown = None
+    pipeline.count_observers()  # a checkpoint
+    assert len(counted) == 2 and len(counted[0]) == 12
