@@ -51,6 +51,8 @@ class GenFusionDataManagerConfig(FullImageDatamanagerConfig):
     """The datamanager class."""
     dataparser: AnnotatedDataParserUnion = field(default_factory=GenFusionDataParserConfig)
     """Who reads the scene; any of Nerfstudio's works, ours adds sparse views."""
+    cache_images_type: Literal["uint8", "float32"] = "uint8"
+    """How photos are kept: uint8 takes a quarter of the memory, and each step converts the photo that it shows."""
     max_image_side: int | None = 1600
     """Longest side of whole photos in training and evaluation, in pixels; a mask's windows are reduced by the same
     factor. Time grows with its square; 1,600 is also Nerfstudio's limit."""
@@ -269,19 +271,29 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
             self._repairer = self._loop.make_repairer(self.device, CONSOLE.print)
         training, judging = self._captured_views(model)
         watch = MostChanged()
-        report = run_round(
-            model.render,
-            training,
-            self.loop_state,
-            self._loop,
-            self._repairer,
-            k,
-            self.config.seed,
-            CONSOLE,
-            model.trained_splats(),
-            judging,
-            watch,
-        )
+        try:
+            report = run_round(
+                model.render,
+                training,
+                self.loop_state,
+                self._loop,
+                self._repairer,
+                k,
+                self.config.seed,
+                CONSOLE,
+                model.trained_splats(),
+                judging,
+                watch,
+            )
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            CONSOLE.print(
+                f"[yellow]genfusion: the round at step {k} is left out,[/] since the GPU's memory does not hold it "
+                f"({str(error).splitlines()[0]}). Training goes on. What helps: a smaller "
+                "--pipeline.datamanager.loop.max-side or loop.clip-length, or less loop.diffusion.memory than is free.",
+                soft_wrap=True,
+            )
+            return
         self.loop_state.pool.save(folder)
         log_round(report, watch.sheet(), step, folder.parent)
         self.rounds.update(self.loop_state, self._loop, k, self._run_length)

@@ -20,6 +20,7 @@ from genfusion_ns.loop.supervision import generated_view_loss
 from genfusion_ns.plugin.datamanager import GenFusionDataManager, GenFusionDataManagerConfig
 from genfusion_ns.plugin.model import GenFusionModel, GenFusionModelConfig
 from genfusion_ns.plugin.views import core_cameras
+from genfusion_ns.raster import choose_rasterizer
 
 COUNT_EVERY = 250
 """Steps between two counts of the captured views that see each splat, where a viewer shows it; each checkpoint counts
@@ -44,8 +45,11 @@ class GenFusionPipeline(VanillaPipeline):
     config: GenFusionPipelineConfig
     datamanager: GenFusionDataManager
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, config: GenFusionPipelineConfig, device: str, *args: Any, **kwargs: Any) -> None:
+        # first of all: what is wrong with it should be known before photos are read and points are sought
+        rasterizer = choose_rasterizer(config.model.rasterizer, device)
+        super().__init__(config, device, *args, **kwargs)
+        self.model.use_rasterizer(rasterizer)
         self.model.scene_extent = scene_extent(core_cameras(self.datamanager.train_dataset.cameras))
         self.rounds = self.datamanager.rounds
         self.rounds.connect(self.model.wishes, core_cameras(self.datamanager.train_dataset.cameras))

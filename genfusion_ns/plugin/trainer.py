@@ -47,6 +47,12 @@ class GenFusionTrainer(Trainer):
 
     def setup(self, test_mode: str = "val") -> None:
         """Nerfstudio's set-up, then one line about the renderer and the time to expect."""
+        if self.config.machine.device_type == "cuda" and not torch.cuda.is_available():
+            raise UserError(
+                f"{self.config.method_name} is to run on CUDA, and torch {torch.__version__} sees no GPU. Take "
+                "genfusion-cpu, or this preset at its full size with --machine.device-type cpu (hours). To use a GPU, "
+                "run scripts/setup again, or install the torch that `nvidia-smi | python -m genfusion_ns.gpu` names."
+            )
         super().setup(test_mode=test_mode)  # type: ignore[arg-type]
         self._bad_steps = 0
         remaining = self.config.max_num_iterations - self._start_step

@@ -436,7 +436,7 @@ def simulated_cuda(
         "get_rng_state": torch.zeros(1, dtype=torch.uint8),
     }
     silent = "empty_cache set_device manual_seed manual_seed_all reset_peak_memory_stats set_rng_state _lazy_init"
-    answers |= dict.fromkeys(silent.split()) | {"max_memory_allocated": 0, "memory_allocated": 0}
+    answers |= dict.fromkeys(silent.split()) | {"max_memory_allocated": 0, "memory_allocated": 0, "memory_reserved": 0}
     engine = torch.autograd._engine_run_backward
     mode = _Mode()
 

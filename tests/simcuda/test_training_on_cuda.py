@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from simulated_cuda import SimTensor
 from simulated_runs import small, splats, started, take_steps
 
@@ -46,8 +48,8 @@ def test_a_round_that_is_taken_back_does_not_stop_training(gpu, scene, tmp_path,
 
 
 def test_waits_and_launches_of_a_step(gpu, scene, tmp_path, capsys):
-    """Each wait leaves the GPU without work. Counted like this, d7f7d80 had 8 and 35 of them (11 and 41 with those inside
-    of gsplat that are no longer called), and 262 and 943 launches."""
+    """Each wait leaves the GPU without work. Counted like this, d7f7d80 had 8 and 35 of them (11 and 41 with those
+    inside of gsplat that are no longer called), and 262 and 943 launches."""
     loop = {**ONE_CLIP, "start": 3, "every": 100, "expand": 0}
     trainer = started(small(gpu_config("genfusion"), scene, tmp_path, loop=loop))
     counted = {}
@@ -57,7 +59,7 @@ def test_waits_and_launches_of_a_step(gpu, scene, tmp_path, capsys):
             take_steps(trainer, first, first + 1)
         counted[name] = sum(gpu.syncs.values()), sum(gpu.launches.values())
         with capsys.disabled():
-            print(f"\n{name}: {counted[name][0]} waits, {counted[name][1]} launches\n{gpu.table()}")
+            sys.stdout.write(f"\n{name}: {counted[name][0]} waits, {counted[name][1]} launches\n{gpu.table()}\n")
     assert len(trainer.pipeline.datamanager.loop_state.pool) > 0
     assert counted["captured"][0] <= 8 and counted["with a generated view"][0] <= 12
     assert counted["captured"][1] <= 200 and counted["with a generated view"][1] <= 720
