@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
 from diffusion.models.chooser import Chooser
 from diffusion.models.patch_autoencoder import PatchAutoencoder
 from diffusion.models.resampler import Resampler
 from diffusion.models.unet import RGBDVideoUNet
 from diffusion.schedulers import RescaledDDIMScheduler, RescaledDPMSolverScheduler
 
+BASES = (ModelMixin, SchedulerMixin)
+"""diffusers looks in the module that a class is named by for what the class is, too."""
 COMPONENTS = (
     Chooser,
     PatchAutoencoder,

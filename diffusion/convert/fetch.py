@@ -34,6 +34,6 @@ def find_checkpoint(name: str, file: str = OFFICIAL_FILE) -> Path:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(
             f"{name} is no file here, and {file} (10.4 GB) can't be fetched from https://huggingface.co/{name}: "
-            f"{reason}. Expected a checkpoint file or a hub id such as {OFFICIAL}. Download the file with a browser, and "
-            "give its path."
+            f"{reason}. Expected a checkpoint file or a hub id such as {OFFICIAL}. Download the file with a browser, "
+            "and give its path."
         ) from error

@@ -152,8 +152,10 @@ class DiffusionRepairer:
         if self.dtype is None:
             self.dtype = automatic_dtype(self.device, official="image_encoder" in blueprint.modules)
         advised = blueprint.settings.get("default_guidance_scale", 3.2)
-        if advised == 1.0:
-            self.options["guidance_scale"] = None  # trained without: its other branch was never learnt
+        if advised == 1.0 and blueprint.settings.get("start_noise", 1.0) == 0.0:
+            self.options["guidance_scale"] = (
+                None  # made in one step from nothing: guidance, a preset's say, has no sense
+            )
         steps, scale = self.options["num_inference_steps"], self.options["guidance_scale"]
         frames, height, width = size
         run = Run(

@@ -213,7 +213,7 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         training = [i for i in range(len(self.cached_train)) if i not in judging]
         index = training[order_index(len(training), self.config.seed, step, "captured views")]
         data = dict(self.cached_train[index])
-        data["image"] = data["image"].to(self.device)
+        data["image"] = data["image"].to(self.device, non_blocking=True)
         return self.captured_cameras()[index], data
 
     def next_eval_image(self, step: int) -> tuple[Cameras, dict[str, Any]]:
@@ -285,7 +285,7 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
                 judging,
                 watch,
             )
-        except torch.OutOfMemoryError as error:
+        except torch.cuda.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             CONSOLE.print(
                 f"[yellow]genfusion: the round at step {k} is left out,[/] since the GPU's memory does not hold it "

@@ -91,7 +91,7 @@ def test_a_round_without_memory_is_skipped_with_a_message(monkeypatch, capsys):
     from genfusion_ns.plugin import datamanager
 
     def full(*args, **kwargs):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 12.60 GiB.")
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 12.60 GiB.")
 
     monkeypatch.setattr(datamanager, "run_round", full)
     saved: list[Path] = []

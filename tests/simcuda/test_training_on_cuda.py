@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 
+import pytest
+import torch
 from simulated_cuda import SimTensor
 from simulated_runs import small, splats, started, take_steps
 
-from genfusion_ns.plugin.config import gpu_config
+from genfusion_ns.errors import UserError
+from genfusion_ns.plugin.config import cpu_config, gpu_config
 
 ONE_CLIP = {"trajectories": ("orbit",), "frames": 2, "clip_length": 2, "max_side": 24, "skip_covered": 2.0}
 
@@ -79,3 +82,53 @@ def test_who_sees_a_splat_is_counted_only_where_somebody_looks(gpu, scene, tmp_p
     pipeline.model.wishes.shown = None
     pipeline.count_observers()  # a checkpoint
     assert len(counted) == 2 and len(counted[0]) == 12
+
+
+def test_cpu_and_gpu_give_the_same_splats(gpu, scene, tmp_path):
+    """The same kernels behind both: what differs would be the code around them. 50 steps with growth and two rounds."""
+    found = {}
+    for device, rasterizer in (("cpu", "numba"), ("cuda", "gsplat")):
+        config = small(gpu_config("genfusion"), scene, tmp_path / device, loop=ONE_CLIP)
+        config.machine.device_type, config.pipeline.model.rasterizer = device, rasterizer
+        trainer = started(config)
+        take_steps(trainer, 0, 50)
+        assert len(trainer.pipeline.datamanager.loop_state.reports) == 2
+        found[device] = splats(trainer)
+    assert len(found["cpu"]["means"]) > 392
+    for name, expected in found["cpu"].items():
+        torch.testing.assert_close(found["cuda"][name], expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("views", "loop"),
+    [
+        ({"mask": "moving"}, {"trajectories": ("captured",), "hold_out_from": 0}),
+        ({"cache_images": "cpu"}, {}),
+        ({"cache_images_type": "float32"}, {"repairer": "identity"}),
+    ],
+    ids=["masks", "photos on the host", "photos as floats"],
+)
+def test_masks_and_caches(gpu, scene, tmp_path, views, loop):
+    config = small(gpu_config("genfusion"), scene, tmp_path, loop={**ONE_CLIP, "start": 2, **loop})
+    for name, value in views.items():
+        setattr(config.pipeline.datamanager, name, value)
+    trainer = started(config)
+    take_steps(trainer, 0, 4)
+    image = trainer.pipeline.datamanager.cached_train[0]["image"]
+    assert isinstance(image, SimTensor) == ("cache_images" not in views)
+    assert image.dtype == (torch.float32 if "cache_images_type" in views else torch.uint8)
+    assert len(trainer.pipeline.datamanager.loop_state.reports) == 1
+    assert_all_on_device(trainer)
+
+
+def test_the_small_preset_trains_too(gpu, scene, tmp_path):
+    config = small(cpu_config("genfusion-cpu"), scene, tmp_path, loop={**ONE_CLIP, "start": 2})
+    config.machine.device_type = "cuda"
+    trainer = started(config)
+    take_steps(trainer, 0, 4)
+    assert_all_on_device(trainer)
+
+
+def test_the_gpu_preset_refuses_to_run_without_a_gpu(scene, tmp_path):
+    with pytest.raises(UserError, match="genfusion-gpu is to run on CUDA, and torch .* sees no GPU"):
+        started(small(gpu_config("genfusion-gpu"), scene, tmp_path))
