@@ -153,9 +153,8 @@ class DiffusionRepairer:
             self.dtype = automatic_dtype(self.device, official="image_encoder" in blueprint.modules)
         advised = blueprint.settings.get("default_guidance_scale", 3.2)
         if advised == 1.0 and blueprint.settings.get("start_noise", 1.0) == 0.0:
-            self.options["guidance_scale"] = (
-                None  # made in one step from nothing: guidance, a preset's say, has no sense
-            )
+            # everything is made in one step, from nothing: guidance, as a preset may set it, has no meaning
+            self.options["guidance_scale"] = None
         steps, scale = self.options["num_inference_steps"], self.options["guidance_scale"]
         frames, height, width = size
         run = Run(
@@ -170,13 +169,20 @@ class DiffusionRepairer:
         plan = plan_memory(blueprint, run, budget)
         self.announce(str(plan))
         if plan.fits is False:
-            given = self.memory or f"{(budget or 0) / 2**20:,.0f} MiB, what is free now"
-            raise UserError(
-                f"repairing {frames} frames of {width} x {height} takes {plan.peak / 2**20:,.0f} MiB even with modules "
-                f"moved off between uses; the budget is {given}. Lower loop.max-side or loop.clip-length, or "
-                "raise loop.diffusion.memory."
-            )
+            self._complain(plan)
         return plan
+
+    def _complain(self, plan: MemoryPlan) -> None:
+        """Refuse a plan beyond the budget that a user set; beyond what is free now, only warn: it may still go well."""
+        run = plan.run
+        problem = (
+            f"repairing {run.frames} frames of {run.width} x {run.height} takes {plan.peak / 2**20:,.0f} MiB even with "
+            f"modules moved off between uses; the budget is {self.memory or 'what is free now'}. Lower loop.max-side "
+            "or loop.clip-length, or raise loop.diffusion.memory."
+        )
+        if self.memory:
+            raise UserError(problem)
+        log.warning(problem)
 
     def _free_memory(self) -> int | None:
         """Bytes that the networks can have beside the training's own tensors; None on a CPU. The networks are not yet

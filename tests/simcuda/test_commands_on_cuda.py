@@ -62,7 +62,8 @@ def test_ns_render(gpu, run, tmp_path):
     from nerfstudio.scripts.render import DatasetRender
 
     names = ["rgb", "depth", "normal", "trust"]
-    DatasetRender(run / "config.yml", tmp_path, rendered_output_names=names, split="test").main()
+    options = {"load_config": run / "config.yml", "output_path": tmp_path, "split": "test"}
+    DatasetRender(**options, rendered_output_names=names).main()
     assert {path.name for path in (tmp_path / "test").iterdir()} == set(names)
 
 

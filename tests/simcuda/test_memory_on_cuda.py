@@ -11,6 +11,7 @@ from simulated_cuda import SimTensor, simulated_cuda
 from tiny_networks import LITE, OFFICIAL, ONE_STEP, tiny_pipeline
 
 from genfusion_ns.cameras import Camera
+from genfusion_ns.errors import UserError
 from genfusion_ns.loop.diffusion_repairer import DiffusionRepairer, automatic_dtype
 from genfusion_ns.loop.repair import RGBDClip
 
@@ -77,6 +78,15 @@ def test_modules_are_moved_off_where_memory_is_short(folders):
         found, told = repairer(folders["tiny-lite"])
         assert found.repair(rendered(), PHOTO.to("cuda")).rgb.isfinite().all()
         assert "moved off between uses" in told[0] or "one branch after the other" in told[0]
+
+
+def test_too_little_free_memory_is_a_warning_and_a_budget_of_the_user_s_a_bound(folders, caplog):
+    with simulated_cuda(memory=(1 << 20, 8 << 30)):
+        found, told = repairer(folders["tiny-one-step"])
+        assert found.repair(rendered(), PHOTO.to("cuda")).rgb.isfinite().all()
+        assert "does NOT fit" in told[0] and "Lower loop.max-side or loop.clip-length" in caplog.text
+        with pytest.raises(UserError, match="the budget is 1MiB. Lower loop.max-side"):
+            repairer(folders["tiny-one-step"], memory="1MiB")[0].repair(rendered(), PHOTO.to("cuda"))
 
 
 def test_guidance_goes_only_to_weights_that_were_trained_with_it(cuda, folders):
