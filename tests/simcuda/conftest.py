@@ -24,7 +24,7 @@ def cuda() -> Iterator[Ledger]:
 
 @pytest.fixture(scope="session")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fourteen photos of 48 x 32 pixels."""
+    """Fourteen photos of 48 x 30 pixels."""
     return make_scene(tmp_path_factory.mktemp("scenes") / "room")
 
 
