@@ -15,8 +15,9 @@ BEFORE, AFTER = TrainingCallbackLocation.BEFORE_TRAIN_ITERATION, TrainingCallbac
 
 
 def make_scene(out: Path, photos: int = 14, width: int = 48, height: int = 30) -> Path:
-    """Photos of a procedural room with poses and points; with 12 and more, one judges the rounds. They are too small for
-    LPIPS, whose weights a test should not ask for."""
+    """Photos of a procedural room with poses and points; with 12 and more, one judges the rounds. They are too small
+    for LPIPS, whose weights a test should not ask for.
+    """
     from genfusion_ns.data.procedural.demo import demo_path, demo_scene
     from genfusion_ns.data.procedural.write import write_scene
 

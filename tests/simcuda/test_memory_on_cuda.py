@@ -10,6 +10,8 @@ import torch
 from simulated_cuda import SimTensor, simulated_cuda
 from tiny_networks import LITE, OFFICIAL, ONE_STEP, tiny_pipeline
 
+from diffusion.blueprint import read_blueprint
+from diffusion.memory_plan import Run, plan_memory
 from genfusion_ns.cameras import Camera
 from genfusion_ns.errors import UserError
 from genfusion_ns.loop.diffusion_repairer import DiffusionRepairer, automatic_dtype
@@ -70,14 +72,14 @@ def test_the_budget_is_what_is_free_and_each_size_has_its_plan(folders):
 
 
 def test_modules_are_moved_off_where_memory_is_short(folders):
-    with simulated_cuda(memory=(1 << 30, 8 << 30)):
-        found, told = repairer(folders["tiny-lite"])
-        found.repair(rendered(), PHOTO.to("cuda"))
-        whole = found._plans[2, 16, 24].peak
-    with simulated_cuda(memory=(int(whole / 0.9) - 4000, 8 << 30)):
+    smallest = plan_memory(read_blueprint(folders["tiny-lite"]), Run(2, 16, 24, torch.bfloat16, 1, False), budget=1)
+    assert smallest.offload
+    with simulated_cuda(memory=(int(smallest.peak / 0.9) + 10, 8 << 30)):
         found, told = repairer(folders["tiny-lite"])
         assert found.repair(rendered(), PHOTO.to("cuda")).rgb.isfinite().all()
-        assert "moved off between uses" in told[0] or "one branch after the other" in told[0]
+        assert "moved off between uses" in told[0] and "fits the budget" in told[0]
+        found.release()
+    assert not any(isinstance(p, SimTensor) for network in found._networks() for p in network.parameters())
 
 
 def test_too_little_free_memory_is_a_warning_and_a_budget_of_the_user_s_a_bound(folders, caplog):

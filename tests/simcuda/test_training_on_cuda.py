@@ -95,8 +95,9 @@ def test_cpu_and_gpu_give_the_same_splats(gpu, scene, tmp_path):
         assert len(trainer.pipeline.datamanager.loop_state.reports) == 2
         found[device] = splats(trainer)
     assert len(found["cpu"]["means"]) > 392
-    for name, expected in found["cpu"].items():
-        torch.testing.assert_close(found["cuda"][name], expected, rtol=0, atol=1e-4)
+    # scaled to the world's unit, since far splats lie at a dozen of it
+    apart = {n: float(((found["cuda"][n] - x).abs() / x.abs().clamp_min(1.0)).max()) for n, x in found["cpu"].items()}
+    assert max(apart.values()) < 1e-4, apart
 
 
 @pytest.mark.parametrize(
