@@ -24,10 +24,12 @@ class _Kernels(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Any:
-        *tensors, camera, sh_degree, near, far = args
+        *tensors, camera, sh_degree, near, far, on_host = args
         names = ("means", "quats", "scales", "opacities", "colors", "signal")
         for name, x in [*zip(names, tensors, strict=True), ("w2c", camera.w2c), ("K", camera.K)]:
-            assert on_device(x) and x.dtype == torch.float32, f"gsplat is given {name}, {x.dtype} on {x.device}"
+            assert on_device(x) != on_host and x.dtype == torch.float32, (
+                f"gsplat is given {name}, {x.dtype} on {x.device}"
+            )
         LEDGER.wait("gsplat: number of tile pairs")
         leaves = [bare(x).detach().clone().requires_grad_() for x in tensors[:5]]
         view = Camera(bare(camera.w2c), bare(camera.K), camera.width, camera.height)
@@ -36,7 +38,8 @@ class _Kernels(torch.autograd.Function):
         maps = r.color, r.depth, r.alpha, r.normal, r.distortion, r.median_depth
         ctx.leaves, ctx.maps = [*leaves, r.densify_signal], maps
         ctx.set_materialize_grads(False)
-        results = [clad(m.detach().clone()) for m in (*maps, r.radii)]
+        ctx.clad = (lambda m: m) if on_host else clad
+        results = [ctx.clad(m.detach().clone()) for m in (*maps, r.radii)]
         ctx.mark_non_differentiable(results[-1])
         return tuple(results)
 
@@ -46,12 +49,17 @@ class _Kernels(torch.autograd.Function):
         pairs = [(m, bare(g)) for m, g in zip(ctx.maps, grads, strict=False) if g is not None and m.requires_grad]
         maps, wanted = zip(*pairs, strict=True)
         found = torch.autograd.grad(maps, ctx.leaves, wanted, allow_unused=True)
-        return (*[None if g is None else clad(g) for g in found], None, None, None, None)
+        return (*[None if g is None else ctx.clad(g) for g in found], None, None, None, None, None)
 
 
 def kernels(*args: Any) -> SurfelMaps:
     """Stands in for `gsplat_calls.rasterize_surfels`."""
-    return SurfelMaps(*_Kernels.apply(*args))
+    return SurfelMaps(*_Kernels.apply(*args, False))
+
+
+def host_kernels(*args: Any) -> SurfelMaps:
+    """The same on the CPU, for comparisons that should differ in nothing else."""
+    return SurfelMaps(*_Kernels.apply(*args, True))
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 
 import pytest
+import simulated_gsplat
 import torch
 from simulated_cuda import SimTensor
 from simulated_runs import small, splats, started, take_steps
 
 from genfusion_ns.errors import UserError
 from genfusion_ns.plugin.config import cpu_config, gpu_config
+from genfusion_ns.raster import gsplat_raster
+from genfusion_ns.raster.gsplat_raster import GsplatRasterizer
 
 ONE_CLIP = {"trajectories": ("orbit",), "frames": 2, "clip_length": 2, "max_side": 24, "skip_covered": 2.0}
 
@@ -84,12 +87,15 @@ def test_who_sees_a_splat_is_counted_only_where_somebody_looks(gpu, scene, tmp_p
     assert len(counted) == 2 and len(counted[0]) == 12
 
 
-def test_cpu_and_gpu_give_the_same_splats(gpu, scene, tmp_path):
+def test_cpu_and_gpu_give_the_same_splats(gpu, scene, tmp_path, monkeypatch):
     """The same kernels behind both: what differs would be the code around them. 50 steps with growth and two rounds."""
+    chosen = {"cpu": simulated_gsplat.host_kernels, "cuda": simulated_gsplat.kernels}
     found = {}
-    for device, rasterizer in (("cpu", "numba"), ("cuda", "gsplat")):
+    for device in chosen:
+        monkeypatch.setattr(gsplat_raster, "rasterize_surfels", chosen[device])
+        monkeypatch.setattr("genfusion_ns.plugin.pipeline.choose_rasterizer", lambda *_: GsplatRasterizer())
         config = small(gpu_config("genfusion"), scene, tmp_path / device, loop=ONE_CLIP)
-        config.machine.device_type, config.pipeline.model.rasterizer = device, rasterizer
+        config.machine.device_type = device
         trainer = started(config)
         take_steps(trainer, 0, 50)
         assert len(trainer.pipeline.datamanager.loop_state.reports) == 2
