@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from diffusion.blueprint import Blueprint
 from diffusion.errors import UserError
+from diffusion.evidence import CHANNELS
 from diffusion.models.vae import spatial_factor
 from diffusion.preprocess import letterbox
 from diffusion.tracing import Cost, trace
@@ -41,9 +42,10 @@ class Run:
 class MemoryPlan:
     """Bytes that a run needs, and the settings of the pipeline's call that they hold for.
 
-    `weights` by network; `activations` by phase (encode, references, denoise, decode), each the largest sum of tensors
-    alive at once; `clip` is what stays throughout: frames and latents in float32. `peak` is on the device that
-    computes, with an allowance of a quarter on activations; `flops` of the whole run. `fits` is None without a budget.
+    `weights` by network; `activations` by phase (choose, encode, references, denoise, decode), each the largest sum
+    of tensors alive at once; `clip` is what stays throughout: frames and latents in float32. `peak` is on the device
+    that computes, with an allowance of a quarter on activations; `flops` of the whole run. `fits` is None without a
+    budget.
     """
 
     name: str
@@ -82,8 +84,10 @@ class MemoryPlan:
 
 @dataclass(frozen=True)
 class _Costs:
-    """Of one frame through the VAE, of one reference, and of one branch of the UNet for one clip."""
+    """Of one clip through the chooser, of one frame through the VAE, of one reference, and of one branch of the UNet
+    for one clip."""
 
+    choose: Cost
     encode: Cost
     decode: Cost
     reference: Cost
@@ -151,12 +155,18 @@ def _plan(
 ) -> MemoryPlan:
     branches = 2 if run.guidance else 1
     activations = {
+        "choose": costs.choose.peak_bytes * run.batch,
         "encode": costs.encode.peak_bytes * chunk,
         "references": costs.reference.peak_bytes,
         "denoise": costs.denoise.peak_bytes * run.batch * (branches if batched else 1),
         "decode": costs.decode.peak_bytes * chunk,
     }
-    users = {"encode": ("vae",), "references": ("image_encoder", "resampler", "vae"), "denoise": ("unet",)}
+    users = {
+        "choose": ("chooser",),
+        "encode": ("vae",),
+        "references": ("image_encoder", "resampler", "vae"),
+        "denoise": ("unet",),
+    }
     users["decode"] = ("vae",)
     if "image_encoder" in weights:
         users["references"] = ("image_encoder", "resampler")
@@ -166,7 +176,7 @@ def _plan(
         peak = max(peak, sum(present) + clip + int(needed * ALLOWANCE))
     frames = run.frames * run.batch
     flops = frames * (costs.encode.flops + costs.decode.flops)
-    flops += run.batch * run.references * costs.reference.flops
+    flops += run.batch * (costs.choose.flops + run.references * costs.reference.flops)
     flops += run.batch * run.steps * branches * costs.denoise.flops
     return MemoryPlan(name, run, weights, activations, clip, flops, chunk, batched, offload, peak, budget)
 
@@ -191,12 +201,21 @@ def _trace(blueprint: Blueprint, run: Run) -> tuple[_Costs, Run]:
     moment = torch.empty((), dtype=torch.long, device="meta")
     with torch.device("meta"):
         costs = _Costs(
+            choose=_trace_chooser(modules.get("chooser"), channels, (run.frames, height, width)),
             encode=trace(lambda: vae.encode(empty(1, channels, height, width)).latent_dist.parameters),
             decode=trace(lambda: vae.decode(empty(1, latent_channels, *latent)).sample),
             reference=_trace_reference(blueprint, modules, empty),
             denoise=trace(lambda: unet(noisy, moment, context).sample),
         )
     return costs, replace(run, height=height, width=width)
+
+
+def _trace_chooser(chooser: Any, channels: int, size: tuple[int, int, int]) -> Cost:
+    """The guesses at a whole clip and their choice, which are float32 whatever the networks are."""
+    if chooser is None:
+        return Cost(0, 0)
+    frames, opacity, evidence = (torch.empty(1, n, *size, device="meta") for n in (channels, 1, CHANNELS))
+    return trace(lambda: chooser(frames, opacity, evidence))
 
 
 def _trace_reference(blueprint: Blueprint, modules: dict[str, Any], empty: Callable[..., Tensor]) -> Cost:
@@ -224,9 +243,10 @@ def _bytes(module: nn.Module, dtype: torch.dtype) -> int:
 
 
 def _clip_bytes(blueprint: Blueprint, padded: Run) -> int:
-    """Given frames, padded frames, decoded frames and result, and six sets of latents, in float32."""
+    """Given frames, padded frames, decoded frames and result, what photos show, and six sets of latents, in float32."""
     vae: Any = blueprint.modules["vae"]
     config = vae.config
     pixels = padded.batch * padded.frames * padded.height * padded.width
     factor = spatial_factor(vae)
-    return 4 * (4 * config["in_channels"] * pixels + 6 * config["latent_channels"] * pixels // factor**2)
+    evidence = 2 * CHANNELS if "chooser" in blueprint.modules else 0  # as given, and padded
+    return 4 * ((4 * config["in_channels"] + evidence) * pixels + 6 * config["latent_channels"] * pixels // factor**2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
+from diffusion.components import public_paths
 from diffusion.compose import compose_frames
 from diffusion.conditioning import (
     clip_context,
@@ -143,6 +145,16 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         with loading_errors_in_one_line(folder):
             check_folder(folder, given=set(kwargs))
             return super().from_pretrained(folder, **kwargs)
+
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """diffusers' own; classes are looked up by their public path, wherever they were when the folder was made."""
+        config = super().load_config(*args, **kwargs)
+        return public_paths(config) if isinstance(config, dict) else config
+
+    def to_json_string(self) -> str:
+        """The content of model_index.json."""
+        return json.dumps(public_paths(json.loads(super().to_json_string())), indent=2, sort_keys=True) + "\n"
 
     @property
     def size_multiple(self) -> int:

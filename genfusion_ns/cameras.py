@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-_FLIP_YZ = (1.0, -1.0, -1.0)
-
 
 @dataclass(frozen=True)
 class Camera:
@@ -44,8 +42,10 @@ class Camera:
 
     def resized(self, width: int, height: int) -> Camera:
         """The same field of view on another pixel grid; rows of K scale with the sides."""
-        scale = self.K.new_tensor([width / self.width, height / self.height, 1.0])
-        return replace(self, K=self.K * scale[:, None], width=width, height=height)
+        K = self.K.clone()
+        K[0] *= width / self.width
+        K[1] *= height / self.height
+        return replace(self, K=K, width=width, height=height)
 
     def limited(self, max_side: int) -> Camera:
         """The same field of view on at most `max_side` pixels a side, at least one; smaller views stay as they are."""
@@ -72,8 +72,8 @@ def invert_rigid(pose: Tensor) -> Tensor:
 def opengl_to_opencv(c2w: Tensor) -> Tensor:
     """Camera-to-world [..., 3|4, 4] from OpenGL to OpenCV axes as [..., 4, 4]; the mapping is its own inverse."""
     flipped = torch.zeros(*c2w.shape[:-2], 4, 4, dtype=c2w.dtype, device=c2w.device)
-    flipped[..., :3, :3] = c2w[..., :3, :3] * c2w.new_tensor(_FLIP_YZ)
-    flipped[..., :3, 3] = c2w[..., :3, 3]
+    flipped[..., :3, :] = c2w[..., :3, :]
+    flipped[..., :3, 1:3].neg_()  # y and z
     flipped[..., 3, 3] = 1.0
     return flipped
 

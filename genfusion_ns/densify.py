@@ -258,7 +258,7 @@ class GradientDensifier:
 
 def screen_norm(signal_grad: Tensor, width: int, height: int) -> Tensor:
     """[N] lengths of screen gradients [N, 2] in pixels, in units of half the image (3DGS's normalised coordinates)."""
-    return (signal_grad * signal_grad.new_tensor([0.5 * width, 0.5 * height])).norm(dim=-1)
+    return (signal_grad[:, 0] * (0.5 * width)).hypot(signal_grad[:, 1] * (0.5 * height))
 
 
 def mean_gradient(state: State) -> Tensor:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 _C1, _C2 = 0.01**2, 0.03**2
 _WINDOW, _SIGMA = 11, 1.5
+MOST_FITTED = 1 << 17
+"""Of larger disparity maps only every second, third, ... row and column is fitted."""
 
 
 def l1(pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -140,7 +142,7 @@ def measured_depth(depth: Tensor, alpha: Tensor, target: Tensor, confidence: Ten
     return (alpha.detach() * sure * torch.log1p(error / 0.05)).mean()
 
 
-def fit_scale_shift(source: Tensor, target: Tensor, weight: Tensor, iterations: int = 10) -> tuple[Tensor, Tensor]:
+def fit_scale_shift(source: Tensor, target: Tensor, weight: Tensor, iterations: int = 8) -> tuple[Tensor, Tensor]:
     """Robust a > 0 and b with a * source + b ~ target, without gradient.
 
     Starts from medians and median deviations (MiDaS's alignment), then reweights least squares with Geman and McClure's
@@ -148,41 +150,47 @@ def fit_scale_shift(source: Tensor, target: Tensor, weight: Tensor, iterations: 
     in front of the camera has a huge disparity, and would bend a fit by least absolute deviations too. Where the two
     maps do not rise together a fit would turn one upside down; the starting values are kept there instead.
 
+    Nothing is indexed and no value is read by the host, so that a GPU never waits.
+
     Args:
-        source, target: [M] values.
-        weight: [M] >= 0, with a positive sum.
+        source, target: values of any shape, finite.
+        weight: of the same shape, >= 0; where all of it is 0 the results mean nothing, but are finite.
 
     Returns:
         scalars a and b.
     """
     with torch.no_grad():
-        (source_mid, source_dev), (target_mid, target_dev) = _spread(source, weight), _spread(target, weight)
-        start = target_dev / source_dev.clamp_min(1e-12)
-        start_shift = target_mid - start * source_mid
-        scale, shift, rising = start, start_shift, torch.ones_like(start, dtype=torch.bool)
-        least = 1e-4 * target_dev.clamp_min(1e-12)
+        hidden = torch.where(weight > 0, 0.0, torch.nan)  # added to values it hides them from nanmedian
+        (source_mid, source_dev), (target_mid, target_dev) = _spread(source, hidden), _spread(target, hidden)
+        unit = target_dev.clamp_min(1e-12)
+        # In units of their own spread, least squares by sums stays exact in float32.
+        s = ((source - source_mid) / source_dev.clamp_min(1e-12)).flatten()
+        t = ((target - target_mid) / unit).flatten()
+        weight, hidden, one = weight.flatten(), hidden.flatten(), torch.ones_like(s)
+        basis = torch.stack([s, one], dim=1)
+        # of the normal equations; the bit more keeps them solvable where the source is constant
+        sums = torch.stack([s * s + 1e-12, s, s, one, s * t, t])
+        start = line = basis.new_zeros(2).index_fill_(0, s.new_zeros(1, dtype=torch.long), 1.0)
+        rising = torch.ones_like(line[:1], dtype=torch.bool)
         for _ in range(iterations):
-            square = (scale * source + shift - target).square()
-            cut = (4.0 * square[weight > 0].median()).clamp_min(least * least)
-            w = weight * (cut / (cut + square)).square()
-            total = w.sum()
-            mean_s, mean_t = (w * source).sum() / total, (w * target).sum() / total
-            centred = source - mean_s
-            variance = (w * centred * centred).sum()
-            slope = (w * centred * (target - mean_t)).sum() / variance.clamp_min(1e-30)
-            rising = rising & (slope > 0.05 * start)
-            scale = torch.where(rising, slope, start)
-            shift = torch.where(rising, mean_t - slope * mean_s, start_shift)
-        return scale, shift
+            square = torch.addmv(t, basis, line, beta=-1.0).square()
+            cut = torch.nanmedian(square + hidden).clamp_min(2.5e-9)
+            w = weight * torch.addcdiv(one, square, cut, value=0.25).pow(-2)
+            moments = sums @ w
+            fitted = torch.linalg.solve_ex(moments[:4].view(2, 2), moments[4:]).result
+            rising = rising & (fitted[:1] > 0.05)
+            line = torch.where(rising, fitted, start)
+        scale = line[0] * unit / source_dev.clamp_min(1e-12)
+        return scale, target_mid + line[1] * unit - scale * source_mid
 
 
-def _spread(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Median of the values that carry weight, and of their distances from it (the mean, where that is 0)."""
-    values = values[weight > 0]
-    middle = values.median()
-    distance = (values - middle).abs()
-    deviation = distance.median()
-    return middle, torch.where(deviation > 0, deviation, distance.mean())
+def _spread(values: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Median of the values where `hidden` is 0 and not NaN, and of their distances from it (the mean, where that is
+    0); 0 and 0 where there are none."""
+    middle = torch.nanmedian(values + hidden).nan_to_num(0.0)
+    distance = (values - middle).abs() + hidden
+    deviation = torch.nanmedian(distance)
+    return middle, torch.where(deviation > 0, deviation, distance.nanmean()).nan_to_num(0.0)
 
 
 def ssi_disparity(
@@ -210,13 +218,15 @@ def ssi_disparity(
     """
     weight = torch.ones_like(depth) if weight is None else weight
     valid = (depth > 1e-6) & depth.isfinite() & (target > 0) & target.isfinite() & (weight > 0)
-    if int(valid.sum()) < min_pixels:
-        return depth.nan_to_num(0.0, 0.0, 0.0).sum() * 0.0
-    disparity = 1.0 / torch.where(valid, depth, torch.ones_like(depth))
-    target = torch.where(valid, target, torch.zeros_like(target))
-    weight = torch.where(valid, weight, torch.zeros_like(weight))
-    scale, shift = fit_scale_shift(disparity[valid].detach(), target[valid], weight[valid])
-    unit = _spread(target[valid], weight[valid])[1].clamp_min(1e-6 * target.abs().max().clamp_min(1e-12))
+    valid = valid & (valid.sum() >= min_pixels)
+    disparity = 1.0 / torch.where(valid, depth, 1.0)
+    target = torch.where(valid, target, 0.0)
+    weight = torch.where(valid, weight, 0.0)
+    step = 1 + int((depth.numel() / MOST_FITTED) ** 0.5)
+    few = slice(None, None, step)
+    scale, shift = fit_scale_shift(disparity.detach()[few, few], target[few, few], weight[few, few])
+    deviation = _spread(target, torch.where(valid, 0.0, torch.nan))[1]
+    unit = deviation.clamp_min(1e-6 * target.max().clamp_min(1e-12))
     residual = (scale * disparity + shift - target) / unit
     loss = weighted_mean(residual.abs().log1p(), weight)
     for axis in (0, 1):

@@ -109,10 +109,13 @@ def restore_splats(params: Params, optimizers: Optimizers, state: State, copy: d
         device = params[name].device
         restored = Parameter(copy["params"][name].to(device, copy=True))
         _swap(params, optimizers, name, restored)
+        group = optimizers[name].param_groups[0]
+        # Adam's step count is on the CPU, unless its kernels read it
+        counted_on = device if group.get("fused") or group.get("capturable") else torch.device("cpu")
         if copy["moments"][name]:
-            # Adam keeps its step count on the CPU
             optimizers[name].state[restored] = {
-                key: v.clone() if key == "step" else v.to(device, copy=True) for key, v in copy["moments"][name].items()
+                key: v.to(counted_on if key == "step" else device, copy=True)
+                for key, v in copy["moments"][name].items()
             }
     for key, values in copy["state"].items():
         state[key] = values.to(state[key].device, copy=True)

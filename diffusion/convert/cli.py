@@ -23,11 +23,15 @@ class Convert:
     the result and about 2.5 GB of memory, whatever the checkpoint's size.
     """
 
-    checkpoint: Annotated[Path, tyro.conf.Positional]
+    checkpoint: Annotated[str, tyro.conf.Positional]
     """Lightning .ckpt, DeepSpeed mp_rank_00_model_states.pt, or .safetensors file with the official tensor
-    names."""
+    names; or a hub id to download it from, such as Sibo2rr/GenFusion-GenerationModel."""
     out: Annotated[Path, tyro.conf.Positional]
     """Folder to write; it appears when the conversion is complete."""
+    file: str = "epoch=59-step=34000.ckpt"
+    """The checkpoint's name in the hub repository, where a hub id is given."""
+    ignore: tuple[str, ...] = ()
+    """Tensors to leave out that are neither used nor known leftovers: patterns such as 'extra_head.*'."""
     dtype: Literal["fp16", "fp32"] = "fp16"
     """Precision of the written weights; the official code samples in fp16, which is why that is the
     default."""
@@ -54,6 +58,7 @@ class Convert:
 def run(options: Convert) -> None:
     """Convert, and print what became of the checkpoint."""
     # Imported late, so that --help is quick.
+    from diffusion.convert.fetch import find_checkpoint
     from diffusion.convert.plan import Hints
     from diffusion.convert.run import convert
 
@@ -64,9 +69,10 @@ def run(options: Convert) -> None:
         resampler_head_width=options.resampler_head_width,
         text_heads=options.text_heads,
         text_encoder=options.keep_text_encoder,
+        ignore=options.ignore,
     )
     done = convert(
-        options.checkpoint,
+        find_checkpoint(options.checkpoint, options.file),
         options.out,
         dtype=options.dtype,
         hints=hints,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 from diffusion.convert import clip, resampler, unet, vae
 from diffusion.convert.pieces import NetworkPlan, Shape, Shapes
@@ -42,6 +43,8 @@ class Hints:
     resampler_head_width: int | None = None
     text_heads: int | None = None
     text_encoder: bool = False
+    ignore: tuple[str, ...] = ()
+    """Patterns (`fnmatch`) of names that are left out where nothing uses them."""
 
 
 @dataclass
@@ -77,7 +80,7 @@ class Problems:
         elif self.missing:
             cause = "an incomplete file, or one that holds only the trained part; expected all of it"
         else:
-            cause = "a derived model with parts of its own; convert the original file"
+            cause = "a derived model with parts of its own; convert the original file, or --ignore their names"
         return f"Likely cause: {cause}."
 
 
@@ -121,6 +124,8 @@ def make_plan(shapes: Mapping[str, Shape], hints: Hints, vae_shapes: Mapping[str
         kind = leftover_kind(name)
         if vae_shapes is not None and name.startswith(vae.PREFIX):
             kind = "autoencoder (replaced)"
+        if kind is None and any(fnmatchcase(name, pattern) for pattern in hints.ignore):
+            kind = "ignored as asked"
         if kind is not None and name not in used:
             ignored.setdefault(kind, []).append(name)
     return Plan(networks, ignored)

@@ -11,6 +11,7 @@ import diffusers
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from diffusion.components import PATH
 from diffusion.convert.card import SourceFile, model_card
 from diffusion.convert.checkpoint import Checkpoint, sha256
 from diffusion.convert.pieces import NetworkPlan
@@ -103,12 +104,12 @@ def _model_index(networks: list[NetworkPlan]) -> dict[str, object]:
     index: dict[str, object] = {
         "_class_name": "RGBDVideoRepairPipeline",
         "_diffusers_version": diffusers.__version__,
-        "scheduler": ["diffusion.schedulers.ddim", "RescaledDDIMScheduler"],
+        "scheduler": [PATH, "RescaledDDIMScheduler"],
     }
     for network in networks:
         if network.folder == "text_encoder":
             continue  # The pipeline has no prompt.
         kind = type(network.model)
         library = kind.__module__.split(".")[0]
-        index[network.folder] = [kind.__module__ if library == "diffusion" else library, kind.__name__]
+        index[network.folder] = [PATH if library == "diffusion" else library, kind.__name__]
     return index

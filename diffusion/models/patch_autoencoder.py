@@ -9,6 +9,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 LOG_VARIANCE = -30.0
@@ -44,12 +45,14 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         self.encoder = nn.Conv2d(in_channels, latent_channels, patch_size, stride=patch_size)
         self.decoder = PatchDecoder(latent_channels, in_channels, patch_size, refine_width)
 
+    @apply_forward_hook  # model offload hangs on it, as on forward
     def encode(self, x: Tensor) -> AutoencoderKLOutput:
         """Frames [N, C, H, W] in [-1, 1] -> `.latent_dist` over [N, c, H / patch, W / patch], without variance."""
         mean = self.encoder(x)
         parameters = torch.cat([mean, torch.full_like(mean, LOG_VARIANCE)], dim=1)
         return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(parameters))
 
+    @apply_forward_hook
     def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
         """Latents [N, c, h, w] -> frames [N, C, h * patch, w * patch], about [-1, 1]."""
         frames = self.decoder(z)

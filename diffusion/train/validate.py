@@ -116,7 +116,8 @@ def validate_vae(
     vae, found = task.networks.vae, []
     with averaged(task.networks, average):
         for ref in refs:
-            frames = network_pair(load_pair(ref), (32, 32)).target[:, : vae.config["in_channels"], :2]
+            clip = network_pair(load_pair(ref), (32, 32)).target[:, : vae.config["in_channels"], :2]
+            frames = clip.to(vae.device)
             latents = torch.stack([vae.encode(f).latent_dist.mean for f in frames.transpose(1, 2)])  # pyright: ignore[reportAttributeAccessIssue]
             output = decode_clip(vae, latents.transpose(1, 2) * vae.config["scaling_factor"])
             found.append(psnr((output[:, :3].clamp(-1, 1) + 1) / 2, (frames[:, :3] + 1) / 2))

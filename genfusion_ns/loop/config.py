@@ -37,9 +37,10 @@ class DiffusionConfig:
     """Share of the confidence that is left where a captured photo shows the surface, or looks there from near, in
     [0, 1]: photos teach it better. With 1 repaired frames blur what 9 photos have made sharp."""
     memory: str = ""
-    """Budget on the device, such as 12GiB: chunks and offloading are chosen to fit. Empty = the fastest settings."""
+    """Budget on the device, such as 12GiB: chunks and offloading are chosen to fit. Empty = what is free on a GPU."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the networks; auto = bfloat16 on CUDA, float32 elsewhere."""
+    """Precision of the networks; auto = on CUDA bfloat16, or float16 for official weights (sampled so) and for GPUs
+    older than Ampere; float32 elsewhere."""
 
     BOUNDS: ClassVar[Bounds] = {
         "steps": COUNT,

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SHARE_OF_FREE = 0.9
+"""Of the free memory as much is planned with; the rest is lost between the allocator's blocks."""
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -34,10 +36,11 @@ class DiffusionRepairer:
         strength: in (0, 1]; below 1 the sampler starts from the noised render, by opacity.
         invented: in [0, 1], confidence in what fills holes.
         shown: in [0, 1], share of the confidence that is left where a photo shows the surface or looks from near.
-        memory: budget on the device, such as "12GiB"; empty = as much as it takes.
-        dtype: "auto" = bfloat16 on CUDA, float32 elsewhere.
+        memory: budget on the device, such as "12GiB"; empty = what is free on a GPU, as much as it takes on a CPU.
+        dtype: "auto" = float32 on a CPU; on a GPU float16 for weights of the official layout, which are sampled so, and
+            for GPUs whose kernels lack bfloat16, else bfloat16.
         device: where it computes.
-        announce: told the memory plan before anything is loaded.
+        announce: told the memory plan of each size of clips before the first of them is repaired.
     """
 
     name = "diffusion"
@@ -58,12 +61,12 @@ class DiffusionRepairer:
         self.weights, self.memory, self.announce = weights, memory, announce
         self.invented, self.shown = invented, shown
         self.device = torch.device(device)
-        automatic = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        self.dtype = automatic if dtype == "auto" else _DTYPES[dtype]
+        self.dtype = _DTYPES.get(dtype)
         self.options = {"num_inference_steps": steps, "guidance_scale": guidance, "strength": strength}
         self.fingerprint = ""
         self._pipeline: RGBDVideoRepairPipeline | None = None
-        self._plan: MemoryPlan | None = None
+        self._plans: dict[tuple[int, ...], MemoryPlan] = {}
+        self._offloads = False
 
     def check_files(self) -> None:
         """Look for the weights, and compare them with their networks; reads headers only.
@@ -122,60 +125,104 @@ class DiffusionRepairer:
 
     def release(self) -> None:
         """Take the networks off the device; the next clip brings them back."""
-        if self._pipeline is not None and self._plan is not None and not self._plan.offload:
-            self._pipeline.to("cpu")
+        if self._pipeline is not None and not self._offloads:
+            for network in self._networks():
+                torch.nn.Module.to(network, "cpu")  # the pipeline's own `to` warns of float16 there
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def _networks(self) -> list[torch.nn.Module]:
+        components = self._pipeline.components.values() if self._pipeline is not None else ()
+        return [part for part in components if isinstance(part, torch.nn.Module)]
+
     def _ready(self, clip: RGBDClip) -> tuple[RGBDVideoRepairPipeline, MemoryPlan]:
-        """The networks, where they compute."""
-        if self._pipeline is None or self._plan is None:
-            folder = self._locate()
-            self._plan = self._make_plan(folder, clip)
-            self._pipeline = self._load(folder, offload=self._plan.offload)
+        """The networks, where they compute, and the plan for clips of this size."""
+        size = tuple(clip.rgb.shape[:3])
+        folder = self._locate()
+        if size not in self._plans:
+            self._plans[size] = self._make_plan(folder, size)
+        plan = self._plans[size]
+        if self._pipeline is None:
+            self._pipeline = self._load(folder)
             self.fingerprint = fingerprint(folder)
-        if not self._plan.offload:
-            self._pipeline.to(self.device)
-        return self._pipeline, self._plan
+        if plan.offload and not self._offloads and self.device.type != "cpu":
+            self._pipeline.enable_model_cpu_offload(device=self.device)
+            self._offloads = True
+        if not self._offloads:
+            for network in self._networks():
+                torch.nn.Module.to(network, self.device)
+        return self._pipeline, plan
 
     def _locate(self) -> Path:
         from diffusion.locate import locate_weights
 
         return locate_weights(self.weights)
 
-    def _make_plan(self, folder: Path, clip: RGBDClip) -> MemoryPlan:
+    def _make_plan(self, folder: Path, size: tuple[int, ...]) -> MemoryPlan:
         from diffusion.blueprint import read_blueprint
         from diffusion.memory_plan import Run, parse_bytes, plan_memory
 
         blueprint = read_blueprint(folder)
+        if self.dtype is None:
+            self.dtype = automatic_dtype(self.device, official="image_encoder" in blueprint.modules)
+        advised = blueprint.settings.get("default_guidance_scale", 3.2)
+        if advised == 1.0 and blueprint.settings.get("start_noise", 1.0) == 0.0:
+            # everything is made in one step, from nothing: guidance, as a preset may set it, has no meaning
+            self.options["guidance_scale"] = None
         steps, scale = self.options["num_inference_steps"], self.options["guidance_scale"]
-        frames, height, width = clip.rgb.shape[:3]
+        frames, height, width = size
         run = Run(
             frames,
             height,
             width,
             dtype=self.dtype,
             steps=int(steps or blueprint.settings.get("default_steps", 25)),
-            guidance=(blueprint.settings.get("default_guidance_scale", 3.2) if scale is None else scale) != 1.0,
+            guidance=(advised if scale is None else scale) != 1.0,
         )
-        plan = plan_memory(blueprint, run, parse_bytes(self.memory) if self.memory else None)
+        budget = parse_bytes(self.memory) if self.memory else self._free_memory()
+        plan = plan_memory(blueprint, run, budget)
         self.announce(str(plan))
         if plan.fits is False:
-            raise UserError(
-                f"repairing {frames} frames of {width} x {height} takes {plan.peak / 2**20:,.0f} MiB even with modules "
-                f"moved off between uses; the budget is {self.memory}. Lower loop.max-side or loop.clip-length, or "
-                "raise loop.diffusion.memory."
-            )
+            self._complain(plan)
         return plan
 
-    def _load(self, folder: Path, offload: bool) -> RGBDVideoRepairPipeline:
+    def _complain(self, plan: MemoryPlan) -> None:
+        """Refuse a plan beyond the budget that a user set; beyond what is free now, only warn: it may still go well."""
+        run = plan.run
+        problem = (
+            f"repairing {run.frames} frames of {run.width} x {run.height} takes {plan.peak / 2**20:,.0f} MiB even with "
+            f"modules moved off between uses; the budget is {self.memory or 'what is free now'}. Lower loop.max-side "
+            "or loop.clip-length, or raise loop.diffusion.memory."
+        )
+        if self.memory:
+            raise UserError(problem)
+        log.warning(problem)
+
+    def _free_memory(self) -> int | None:
+        """Bytes that the networks can have beside the training's own tensors; None on a CPU. The networks are not yet
+        on the device, or have been taken off after the last round."""
+        if self.device.type != "cuda":
+            return None
+        free, _ = torch.cuda.mem_get_info(self.device)
+        held = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        resident = sum(p.numel() * p.element_size() for n in self._networks() for p in n.parameters() if p.is_cuda)
+        return int(SHARE_OF_FREE * (free + held + resident))
+
+    def _load(self, folder: Path) -> RGBDVideoRepairPipeline:
         from diffusion.pipeline import RGBDVideoRepairPipeline
 
         pipeline = RGBDVideoRepairPipeline.from_pretrained(folder, torch_dtype=self.dtype)
         pipeline.set_progress_bar_config(disable=True)
-        if offload and self.device.type != "cpu":
-            pipeline.enable_model_cpu_offload(device=self.device)
         return pipeline
+
+
+def automatic_dtype(device: torch.device, official: bool) -> torch.dtype:
+    """The precision that weights compute in unless told otherwise."""
+    if device.type != "cuda":
+        return torch.float32
+    # Turing and older emulate bfloat16, slower than float32
+    has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.bfloat16 if has_bfloat16 and not official else torch.float16
 
 
 def _evidence(clip: RGBDClip) -> Tensor | None:

@@ -1,8 +1,9 @@
 """The methods that `ns-train` lists.
 
 `genfusion` is the GPU preset where there is CUDA and the CPU preset where there is none; `genfusion-gpu` and
-`genfusion-cpu` name them outright. `genfusion-sparse`, `genfusion-masked` and `genfusion-completion` are the paper's
-recipes (plugin/presets.py) at the size that suits the machine. Every value can be overridden on the command line.
+`genfusion-cpu` name them outright, and the former refuses to run without CUDA. `genfusion-sparse`, `genfusion-masked`
+and `genfusion-completion` are the paper's recipes (plugin/presets.py) at the size that suits the machine. Every value
+can be overridden on the command line.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from typing import Literal
 import torch
 from nerfstudio.configs.base_config import LoggingConfig, MachineConfig, ViewerConfig
 from nerfstudio.plugins.types import MethodSpecification
+from nerfstudio.utils.rich_utils import CONSOLE
 
 from genfusion_ns.densify_sparse import SparsityAwareDensifier
+from genfusion_ns.gpu import unused_gpu
 from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.plugin import compat
 from genfusion_ns.plugin.datamanager import GenFusionDataManagerConfig
@@ -25,6 +28,8 @@ from genfusion_ns.plugin.presets import PRESETS
 from genfusion_ns.plugin.trainer import GenFusionTrainerConfig
 
 compat.apply()
+if not torch.cuda.is_available() and (_unused := unused_gpu(torch.__version__, torch.version.cuda)):
+    CONSOLE.print(f"[bold yellow]genfusion:[/] {_unused}", soft_wrap=True)
 
 SHORT_RUN_DENSIFIER = SparsityAwareDensifier(start=500, stop=5000, every=100, reset_every=0)
 """The sparsity-aware densifier in the 7,000 steps of our presets (their `reference_iterations`). Opacities are never
@@ -36,7 +41,7 @@ def gpu_config(method_name: str) -> GenFusionTrainerConfig:
     """Full-size photos, 7,000 steps: the length of the official sparse and masked presets."""
     return _config(
         method_name,
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device="cuda",
         max_num_iterations=7000,
         datamanager=GenFusionDataManagerConfig(),
         densifier=replace(SHORT_RUN_DENSIFIER),
@@ -96,7 +101,7 @@ genfusion = _describe(
     _automatic("genfusion"),
     "Too few photos to a clean 2DGS splat; the GPU preset with CUDA, the CPU preset without.",
 )
-genfusion_gpu = _describe(gpu_config("genfusion-gpu"), "GenFusion's full-size preset, whatever the machine.")
+genfusion_gpu = _describe(gpu_config("genfusion-gpu"), "GenFusion's full-size preset, for a GPU.")
 genfusion_cpu = _describe(cpu_config("genfusion-cpu"), "GenFusion's small preset for CPUs: minutes on two cores.")
 genfusion_sparse = _describe(paper_config("sparse"), "GenFusion's published recipe for 3, 6 or 9 views.")
 genfusion_masked = _describe(paper_config("masked"), "GenFusion's published recipe for a moving quarter of each photo.")

@@ -58,6 +58,8 @@ class GenFusionDataManagerConfig(FullImageDatamanagerConfig):
     """The datamanager class."""
     dataparser: AnnotatedDataParserUnion = field(default_factory=GenFusionDataParserConfig)
     """Who reads the scene; any of Nerfstudio's works, ours adds sparse views."""
+    cache_images_type: Literal["uint8", "float32"] = "uint8"
+    """How photos are kept: uint8 takes a quarter of the memory, and each step converts the photo that it shows."""
     max_image_side: int | None = 1600
     """Longest side of whole photos in training and evaluation, in pixels; a mask's windows are reduced by the same
     factor. Time grows with its square; 1,600 is also Nerfstudio's limit."""
@@ -124,6 +126,7 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         self.set_run_length(config.reference_iterations)
         self._repairer: Repairer | None = None
         self.depth: CaptureDepth | None = None
+        self._captured_cameras: list[Camera] | None = None
         if test_mode == "val":
             self._add_initial_points()
 
@@ -249,14 +252,14 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
 
     # -- views of a step -----------------------------------------------------------------------------------------
 
-    def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
+    def next_train(self, step: int) -> tuple[Camera, dict[str, Any]]:  # type: ignore[override]
         """The captured view of a step: every epoch is a fresh permutation, a function of (seed, step) alone."""
         judging = set(self._held_out(step))
         training = [i for i in range(len(self.cached_train)) if i not in judging]
         index = training[order_index(len(training), self.config.seed, step, "captured views")]
         data = dict(self.cached_train[index])
-        data["image"] = data["image"].to(self.device)
-        return self.train_cameras[index : index + 1], data
+        data["image"] = data["image"].to(self.device, non_blocking=True)
+        return self.captured_cameras()[index], data
 
     def measured_depth(self, batch: dict[str, Any]) -> PhotoDepth | None:
         """The depth of a captured view that `next_train` gave; None where none was found."""
@@ -317,19 +320,29 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
             self._repairer = self._loop.make_repairer(self.device, CONSOLE.print)
         training, judging = self._captured_views(model)
         watch = MostChanged()
-        report = run_round(
-            model.render,
-            training,
-            self.loop_state,
-            self._loop,
-            self._repairer,
-            k,
-            self.config.seed,
-            CONSOLE,
-            model.trained_splats(),
-            judging,
-            watch,
-        )
+        try:
+            report = run_round(
+                model.render,
+                training,
+                self.loop_state,
+                self._loop,
+                self._repairer,
+                k,
+                self.config.seed,
+                CONSOLE,
+                model.trained_splats(),
+                judging,
+                watch,
+            )
+        except torch.cuda.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            CONSOLE.print(
+                f"[yellow]genfusion: the round at step {k} is left out,[/] since the GPU's memory does not hold it "
+                f"({str(error).splitlines()[0]}). Training goes on. What helps: a smaller "
+                "--pipeline.datamanager.loop.max-side or loop.clip-length, or less loop.diffusion.memory than is free.",
+                soft_wrap=True,
+            )
+            return
         with write_errors(folder.parent, DISK_ADVICE):
             self.loop_state.pool.save(folder)
             log_round(report, watch.sheet(), step, folder.parent)
@@ -361,7 +374,9 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
 
     def captured_cameras(self) -> list[Camera]:
         """The training photos' cameras as they are trained on."""
-        return core_cameras(self._cameras_after_loading(), self.device)
+        if self._captured_cameras is None:
+            self._captured_cameras = core_cameras(self._cameras_after_loading(), self.device)
+        return self._captured_cameras
 
     def _captured_views(self, model: GenFusionModel) -> tuple[CapturedViews, CapturedViews]:
         """The photos that train beside generated views, and those that judge these."""

@@ -32,7 +32,7 @@ from genfusion_ns.plugin import compat
 from genfusion_ns.plugin.views import core_camera
 from genfusion_ns.plugin.wishes import ViewerWishes
 from genfusion_ns.raster import choose_rasterizer
-from genfusion_ns.raster.api import Render
+from genfusion_ns.raster.api import Rasterizer, Render
 from genfusion_ns.seeding import generator
 from genfusion_ns.stereo.views import PhotoDepth
 
@@ -148,6 +148,10 @@ class GenFusionModel(SplatfactoModel):
         if self._rasterizer is None:
             self._rasterizer = choose_rasterizer(self.config.rasterizer, self.device)
         return self._rasterizer
+
+    def use_rasterizer(self, rasterizer: Rasterizer) -> None:
+        """Render with one that has been chosen already."""
+        self._rasterizer = rasterizer
 
     def set_run_length(self, max_num_iterations: int) -> None:
         """Scale all step numbers of the config to a run of so many steps."""

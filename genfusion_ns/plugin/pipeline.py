@@ -22,9 +22,10 @@ from genfusion_ns.plugin.datamanager import GenFusionDataManager, GenFusionDataM
 from genfusion_ns.plugin.model import GenFusionModel, GenFusionModelConfig
 from genfusion_ns.plugin.resume import check_finite
 from genfusion_ns.plugin.views import core_cameras
+from genfusion_ns.raster import choose_rasterizer
 
 COUNT_EVERY = 250
-"""Steps between two counts of the captured views that see each splat, for the viewer's sake; each checkpoint counts
+"""Steps between two counts of the captured views that see each splat, where a viewer shows it; each checkpoint counts
 anew."""
 
 
@@ -46,9 +47,12 @@ class GenFusionPipeline(VanillaPipeline):
     config: GenFusionPipelineConfig
     datamanager: GenFusionDataManager
 
-    def __init__(self, config: GenFusionPipelineConfig, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, config: GenFusionPipelineConfig, device: str, *args: Any, **kwargs: Any) -> None:
         check_bounds(config, "pipeline.")  # of a config.yml that ns-eval and its kin load, too
-        super().__init__(config, *args, **kwargs)
+        # what is wrong with the rasteriser should be known before photos are read and points are sought
+        rasterizer = choose_rasterizer(config.model.rasterizer, device)
+        super().__init__(config, device, *args, **kwargs)
+        self.model.use_rasterizer(rasterizer)
         self.model.scene_extent = scene_extent(core_cameras(self.datamanager.train_dataset.cameras))
         self.rounds = self.datamanager.rounds
         self.rounds.connect(self.model.wishes, core_cameras(self.datamanager.train_dataset.cameras))
@@ -65,7 +69,7 @@ class GenFusionPipeline(VanillaPipeline):
     def get_train_loss_dict(self, step: int) -> tuple[dict[str, Any], dict[str, torch.Tensor], dict[str, Any]]:
         """Losses of this step's captured view, and of its generated view while lambda(step) > 0."""
         camera, batch = self.datamanager.next_train(step)
-        outputs = self.model(camera)
+        outputs = self.model.render_outputs(camera)
         metrics = self.model.get_metrics_dict(outputs, batch)
         loss_dict = self.model.get_loss_dict(outputs, batch, metrics)
         if "render" in outputs:
@@ -92,8 +96,9 @@ class GenFusionPipeline(VanillaPipeline):
         ]
 
     def count_observers(self, step: int | None = None) -> None:
-        """Find out anew which splats the captured views see."""
-        del step
+        """Find out anew which splats the captured views see; after a step only where a viewer shows it."""
+        if step is not None and not self.model.wishes.looks_at_origins():
+            return
         self.model.count_observers(self.datamanager.captured_cameras())
 
     def get_eval_image_metrics_and_images(self, step: int) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

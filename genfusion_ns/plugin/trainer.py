@@ -81,6 +81,7 @@ class GenFusionTrainer(Trainer):
         """Nerfstudio's set-up, then one line about the renderer and the time to expect."""
         ready = False
         try:
+            self._check_device()
             # before photos are read and splats are made
             chosen_checkpoint(self.config.load_dir, self.config.load_step, self.config.load_checkpoint)
             views, total = self.config.pipeline.datamanager, self.config.max_num_iterations
@@ -94,6 +95,15 @@ class GenFusionTrainer(Trainer):
         remaining = self.config.max_num_iterations - self._start_step
         if remaining > 0:
             self.pipeline.announce(remaining)
+
+    def _check_device(self) -> None:
+        """Refuse to run the full-size preset on a CPU by accident."""
+        if self.config.machine.device_type == "cuda" and not torch.cuda.is_available():
+            raise UserError(
+                f"{self.config.method_name} is to run on CUDA, and torch {torch.__version__} sees no GPU. Take "
+                "genfusion-cpu, or this preset at its full size with --machine.device-type cpu (hours). To use a GPU, "
+                "run scripts/setup again, or install the torch that `nvidia-smi | python -m genfusion_ns.gpu` names."
+            )
 
     def setup_optimizers(self) -> Optimizers:
         """Nerfstudio's optimisers; decays without a length of their own get the run's."""

@@ -35,6 +35,10 @@ class ViewerWishes:
         """Whether any of these outputs has to be computed."""
         return not self._set_aside and (self.shown is None or bool(self.shown() & set(names)))
 
+    def looks_at_origins(self) -> bool:
+        """Whether a viewer shows, or hides by, who sees which splat."""
+        return self.least_trust > 0 or (self.shown is not None and self.wants("coverage", "trust"))
+
     def visible(self, state: State, inside: Tensor | None) -> Tensor | None:
         """[N] bool: of the splats `inside` [N] (None = all) those that are not hidden; None = all."""
         if self.least_trust <= 0 or self._set_aside:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import sys
 from typing import Literal, get_args
 
 import torch
 
 from genfusion_ns.errors import UserError
 from genfusion_ns.raster.api import Rasterizer
+from genfusion_ns.raster.toolkit import prepare_compiler
 from genfusion_ns.raster.torch_reference import TorchRasterizer
 
 Backend = Literal["auto", "gsplat", "numba", "torch"]
@@ -18,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 def _gsplat() -> Rasterizer:
     """Raises ImportError or RuntimeError where gsplat's CUDA code cannot be had."""
+    if "gsplat.cuda._backend" not in sys.modules and importlib.util.find_spec("gsplat.csrc") is None:
+        prepare_compiler(torch.version.cuda)
     from gsplat.cuda import _backend  # compiles it where it is not there yet, with a message of its own
 
     if _backend._C is None:

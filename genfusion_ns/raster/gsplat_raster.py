@@ -1,4 +1,4 @@
-"""The CUDA rasteriser: an adapter onto `gsplat.rasterization_2dgs` (1.4.0) that mends what it leaves open.
+"""The CUDA rasteriser: an adapter onto gsplat's 2DGS kernels (1.4.0) that mends what they leave open.
 
 What needs care in that version: backgrounds do not work together with depth; the distortion's gradient needs
 `distloss`; channels are padded to fixed numbers, and the padding then takes the place of the depth, from which
@@ -13,7 +13,7 @@ from torch import Tensor
 from genfusion_ns.cameras import Camera
 from genfusion_ns.raster.api import Render
 from genfusion_ns.raster.checks import check_inputs
-from genfusion_ns.raster.constants import TILE
+from genfusion_ns.raster.gsplat_calls import rasterize_surfels
 from genfusion_ns.raster.torch_reference import TorchRasterizer
 
 _CHANNELS = (1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -36,18 +36,6 @@ def _pad_channels(colors: Tensor) -> Tensor:
     return torch.nn.functional.pad(colors, (0, wanted - colors.shape[1]))
 
 
-def _own_signal(leaf: Tensor, count: int) -> Tensor:
-    """[N, 2] zeros whose `.grad` is filled with that of gsplat's own `leaf` [1, N, 2]."""
-    signal = torch.zeros(count, 2, dtype=leaf.dtype, device=leaf.device, requires_grad=True)
-
-    def deliver(leaf: Tensor) -> None:
-        if leaf.grad is not None:
-            signal.grad = leaf.grad[0]
-
-    leaf.register_post_accumulate_grad_hook(deliver)
-    return signal
-
-
 class GsplatRasterizer:
     """Rasteriser for CUDA; see `api.Rasterizer`. float32 only."""
 
@@ -68,8 +56,6 @@ class GsplatRasterizer:
         far: float = 1e10,
     ) -> Render:
         """Render one view; shapes and meaning in `api.Rasterizer`, errors in `checks.check_inputs`."""
-        from gsplat import rasterization_2dgs  # loads CUDA code, or compiles it
-
         check_inputs(means, quats, scales, opacities, colors, sh_degree, background)
         if len(means) == 0:  # its kernels cannot be launched on nothing
             return TorchRasterizer()(
@@ -89,26 +75,19 @@ class GsplatRasterizer:
         # On the camera's centre a splat is in front of the near plane, and nothing else of it is read.
         hidden = _hidden(means, quats, scales, opacities, colors, camera)
         means = torch.where(hidden[:, None], camera.position, means)
-        maps, alpha, normal, _, distortion, median_depth, meta = rasterization_2dgs(
-            means,
-            quats,
-            scales,
-            opacities,
-            colors if sh_degree is not None else _pad_channels(colors),
-            camera.w2c[None],
-            camera.K[None],
-            camera.width,
-            camera.height,
-            near_plane=near,
-            far_plane=far,
-            sh_degree=sh_degree,
-            tile_size=TILE,
-            render_mode="RGB+ED",
-            distloss=True,
-        )
-        color, alpha = maps[0, ..., :channels], alpha[0]
+        signal = torch.zeros(len(means), 2, dtype=means.dtype, device=means.device, requires_grad=True)
+        features = colors if sh_degree is not None else _pad_channels(colors)
+        maps = rasterize_surfels(means, quats, scales, opacities, features, signal, camera, sh_degree, near, far)
+        color = maps.color[..., :channels]
         if background is not None:
-            color = color + (1 - alpha) * background
-        signal = _own_signal(meta["gradient_2dgs"], len(means))
-        depth = maps[0, ..., -1:]
-        return Render(color, alpha, depth, median_depth[0], normal[0], distortion[0], meta["radii"][0].int(), signal)
+            color = color + (1 - maps.alpha) * background
+        return Render(
+            color,
+            maps.alpha,
+            maps.depth,
+            maps.median_depth,
+            maps.normal,
+            maps.distortion,
+            maps.radii.int(),
+            signal,
+        )

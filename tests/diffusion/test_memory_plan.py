@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_networks import LITE, OFFICIAL, clip, repaired, tiny_pipeline
+from tiny_networks import LITE, OFFICIAL, ONE_STEP, clip, repaired, tiny_pipeline
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -70,6 +70,17 @@ def test_activations_of_each_phase(configuration, dtype):
     for phase, size in measured.items():
         ratio = size / plan.activations[phase]
         assert 0.9 < ratio <= ALLOWANCE, f"{phase}: measured {size}, planned {plan.activations[phase]}"
+
+
+@pytest.mark.parametrize(("frames", "height", "width"), [(2, 32, 48), (4, 64, 96), (8, 48, 64)])
+def test_the_chooser_is_planned(frames, height, width):
+    """It holds a dozen guesses at the whole clip in float32: more than the small networks themselves."""
+    plan = plan_memory(Blueprint.of(ONE_STEP), Run(frames, height, width, torch.bfloat16, guidance=False))
+    clips = [torch.rand(1, n, frames, height, width) for n in (4, 1, 10)]
+    chooser = tiny_pipeline(ONE_STEP).chooser.to(torch.bfloat16)
+    measured = allocated(lambda: chooser(*clips))
+    assert 0.85 < measured / plan.activations["choose"] < 1.15
+    assert plan.peak >= measured
 
 
 @pytest.mark.parametrize("guidance", [False, True])

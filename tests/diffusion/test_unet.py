@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,34 @@ def test_output_is_the_official_one(case: str, parity: Parity, unet: RGBDVideoUN
     assert gap(out, io[f"{case}.out"]) < TOLERANCE
 
 
+def sinusoid_bound(t: Tensor, width: int) -> Tensor:
+    """[N, width] how far two float32 computations of the embedding of timesteps `t` [N] may lie apart.
+
+    An angle is t * exp(-x) with x = ln(10000) i / half. With the unit roundoff u = 2^-24, x has a relative error of at
+    most 3 u (constant, product, quotient), which makes 3 u x of the exponential; that is itself right to 2 u (one unit
+    in the last place, whatever the library), and the product adds u. Sine and cosine pass an error of the angle on, and
+    add 2 u. Two computations may be off by as much each, in opposite directions: 3.6e-4 for t = 999, where the angle's
+    own spacing in float32 is 6e-5.
+    """
+    u = 2.0**-24
+    x = math.log(10_000) * torch.arange(width // 2, dtype=torch.float64) / (width // 2)
+    angle = t.double()[:, None] * torch.exp(-x)
+    return (2 * (angle * (3 * x + 3) * u + 2 * u)).repeat(1, 2)
+
+
 @torch.no_grad()
-def test_sinusoid(parity: Parity, unet: RGBDVideoUNet) -> None:
+@pytest.mark.parametrize("recorded", ["sinusoid.emb", "sinusoid.emb320"])
+def test_sinusoid(recorded: str, parity: Parity, unet: RGBDVideoUNet) -> None:
     io = parity.io("tiny_unet_io")
-    assert gap(unet.time_proj(io["sinusoid.t"]), io["sinusoid.emb"]) < TOLERANCE
-    wide = Timesteps(io["sinusoid.emb320"].shape[1], flip_sin_to_cos=True, downscale_freq_shift=0)
-    assert gap(wide(io["sinusoid.t"]), io["sinusoid.emb320"]) < TOLERANCE
+    t, expected = io["sinusoid.t"], io[recorded]
+    wide = Timesteps(expected.shape[1], flip_sin_to_cos=True, downscale_freq_shift=0)
+    found = (unet.time_proj if recorded == "sinusoid.emb" else wide)(t)
+    bound = sinusoid_bound(t, expected.shape[1])
+    assert found.shape == expected.shape and bool(((found.double() - expected.double()).abs() <= bound).all())
+    swapped = Timesteps(expected.shape[1], flip_sin_to_cos=False, downscale_freq_shift=0)(t)
+    shifted = Timesteps(expected.shape[1], flip_sin_to_cos=True, downscale_freq_shift=1)(t)
+    for wrong in (swapped, shifted):  # the bound tells apart what differs by more than rounding
+        assert bool(((wrong.double() - expected.double()).abs() > bound).any())
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from genfusion_ns.loop.accept import held_out
 from genfusion_ns.loop.pool import GeneratedFrame, Provenance
 from genfusion_ns.plugin.datamanager import GenFusionDataManager, GenFusionDataManagerConfig
 from genfusion_ns.plugin.dataparser import GenFusionDataParserConfig
+from genfusion_ns.plugin.views import core_camera
 
 
 def manager(scene: Path, test_mode: str = "val", parser=None, **settings) -> GenFusionDataManager:
@@ -36,7 +37,8 @@ def test_order_is_a_fresh_permutation_each_epoch_and_needs_no_memory(scene):
 
     def shown(step):
         camera, data = views.next_train(step)
-        assert torch.equal(camera.camera_to_worlds[0], views.train_cameras.camera_to_worlds[data["image_idx"]])
+        i = data["image_idx"]
+        assert torch.equal(camera.w2c, core_camera(views.train_cameras[i : i + 1]).w2c)
         return data["image_idx"]
 
     epochs = [[shown(step) for step in range(e * count, (e + 1) * count)] for e in range(3)]

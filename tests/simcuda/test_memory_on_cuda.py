@@ -1,0 +1,125 @@
+"""What the repairer plans and does with a GPU's memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from simulated_cuda import SimTensor, simulated_cuda
+from tiny_networks import LITE, OFFICIAL, ONE_STEP, tiny_pipeline
+
+from diffusion.blueprint import read_blueprint
+from diffusion.memory_plan import Run, plan_memory
+from genfusion_ns.cameras import Camera
+from genfusion_ns.errors import UserError
+from genfusion_ns.loop.diffusion_repairer import DiffusionRepairer, automatic_dtype
+from genfusion_ns.loop.repair import RGBDClip
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    out = {}
+    for configuration in (LITE, OFFICIAL, ONE_STEP):
+        out[configuration.name] = tmp_path_factory.mktemp("weights") / configuration.name
+        tiny_pipeline(configuration).to(torch.float16).save_pretrained(out[configuration.name])
+    return out
+
+
+def rendered(frames: int = 2, height: int = 16, width: int = 24) -> RGBDClip:
+    random = torch.Generator().manual_seed(0)
+    values = [torch.rand(frames, height, width, n, generator=random).to("cuda") for n in (3, 1, 1)]
+    camera = Camera(torch.eye(4), torch.eye(3), width, height)
+    return RGBDClip(values[0], 1 + values[1], values[2], cameras=[camera] * frames)
+
+
+def repairer(folder: Path, **options) -> tuple[DiffusionRepairer, list[str]]:
+    told: list[str] = []
+    return DiffusionRepairer(str(folder), device="cuda", announce=told.append, steps=1, **options), told
+
+
+PHOTO = torch.full((8, 8, 3), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("capability", "official", "wanted"),
+    [((8, 6), False, torch.bfloat16), ((7, 5), False, torch.float16), ((9, 0), True, torch.float16)],
+)
+def test_the_precision_follows_the_gpu_and_the_weights(capability, official, wanted):
+    with simulated_cuda(capability):
+        assert automatic_dtype(torch.device("cuda"), official) == wanted
+    assert automatic_dtype(torch.device("cpu"), official) == torch.float32
+
+
+def test_official_weights_repair_in_float16_without_warnings(cuda, folders, caplog):
+    found, told = repairer(folders["tiny-official"])
+    assert isinstance(found.repair(rendered(), PHOTO.to("cuda")).rgb, SimTensor)
+    found.release()
+    assert "float16" in told[0] and "bfloat16" not in told[0]
+    assert "cannot run with" not in caplog.text
+    assert not any(isinstance(p, SimTensor) for network in found._networks() for p in network.parameters())
+
+
+def test_the_budget_is_what_is_free_and_each_size_has_its_plan(folders):
+    with simulated_cuda(memory=(1 << 30, 8 << 30)):
+        found, told = repairer(folders["tiny-one-step"])
+        found.repair(rendered(), PHOTO.to("cuda"))
+        found.repair(rendered(), PHOTO.to("cuda"))
+        found.repair(rendered(frames=3), PHOTO.to("cuda"))
+    assert [text.split(",")[0].split(": ")[1] for text in told] == ["2 frames of 24x16", "3 frames of 24x16"]
+    assert all("fits the budget of 922 MiB" in text for text in told)
+
+
+def test_modules_are_moved_off_where_memory_is_short(folders):
+    smallest = plan_memory(read_blueprint(folders["tiny-lite"]), Run(2, 16, 24, torch.bfloat16, 1, False), budget=1)
+    assert smallest.offload
+    with simulated_cuda(memory=(int(smallest.peak / 0.9) + 10, 8 << 30)):
+        found, told = repairer(folders["tiny-lite"])
+        assert found.repair(rendered(), PHOTO.to("cuda")).rgb.isfinite().all()
+        assert "moved off between uses" in told[0] and "fits the budget" in told[0]
+        found.release()
+    assert not any(isinstance(p, SimTensor) for network in found._networks() for p in network.parameters())
+
+
+def test_too_little_free_memory_is_a_warning_and_a_budget_of_the_user_s_a_bound(folders, caplog):
+    with simulated_cuda(memory=(1 << 20, 8 << 30)):
+        found, told = repairer(folders["tiny-one-step"])
+        assert found.repair(rendered(), PHOTO.to("cuda")).rgb.isfinite().all()
+        assert "does NOT fit" in told[0] and "Lower loop.max-side or loop.clip-length" in caplog.text
+        with pytest.raises(UserError, match="the budget is 1MiB. Lower loop.max-side"):
+            repairer(folders["tiny-one-step"], memory="1MiB")[0].repair(rendered(), PHOTO.to("cuda"))
+
+
+def test_guidance_goes_only_to_weights_that_were_trained_with_it(cuda, folders):
+    for name, wanted in (("tiny-one-step", None), ("tiny-official", 2.2)):
+        found, told = repairer(folders[name], guidance=2.2)
+        found.repair(rendered(), PHOTO.to("cuda"))
+        assert found.options["guidance_scale"] == wanted
+        assert ("guidance on" in told[0]) == (wanted is not None)
+
+
+def test_a_round_without_memory_is_skipped_with_a_message(monkeypatch, capsys):
+    from genfusion_ns.plugin import datamanager
+
+    def full(*args, **kwargs):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 12.60 GiB.")
+
+    monkeypatch.setattr(datamanager, "run_round", full)
+    saved: list[Path] = []
+    pool = SimpleNamespace(save=saved.append)
+    views = SimpleNamespace(
+        rounds=SimpleNamespace(wants_round=lambda *_: True),
+        _loop=None,
+        _run_length=10,
+        _repairer=SimpleNamespace(name="diffusion"),
+        _captured_views=lambda model: ([], []),
+        loop_state=SimpleNamespace(pool=pool),
+        config=SimpleNamespace(seed=0),
+    )
+    model = SimpleNamespace(render=None, trained_splats=lambda: None)
+    datamanager.GenFusionDataManager.run_round_if_due(views, model, Path("."), 9)  # type: ignore[arg-type]
+    told = " ".join(capsys.readouterr().out.split())
+    assert not saved and "12.60 GiB" in told
+    for setting in ("loop.max-side", "loop.clip-length", "loop.diffusion.memory"):
+        assert setting in told
