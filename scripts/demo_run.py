@@ -32,6 +32,7 @@ from tyro.conf import Positional
 from genfusion_ns.commands.make_scene import MakeScene
 from genfusion_ns.commands.make_scene import run as make_scene
 from genfusion_ns.errors import UserError, exits_cleanly
+from genfusion_ns.files import write_atomic
 
 REPO = Path(__file__).resolve().parents[1]
 NO_LOOP = ("--pipeline.datamanager.loop.every", "0")
@@ -108,9 +109,7 @@ def train(case: Case, args: Demo, scene: Path, console: Console) -> dict[str, An
     with (args.out / f"{case.key}.log").open("a") as log, contextlib.redirect_stdout(log):
         metrics = evaluate(folder)
     result = {"key": key, "config": str(folder / "config.yml"), "seconds": seconds, **metrics}
-    partial = done.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=1))
-    os.replace(partial, done)
+    write_atomic(done, json.dumps(result, indent=1).encode())
     return result
 
 

@@ -7,7 +7,6 @@ axis swap of ns-process-data is not applied; Nerfstudio turns scenes upright whe
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ import pycolmap
 import torch
 
 from genfusion_ns.cameras import opengl_to_opencv
-from genfusion_ns.data.stages import write_atomically
 from genfusion_ns.data.views import FloatArray
+from genfusion_ns.files import write_atomic
 
 PLY_NAME = "sparse_pc.ply"
 
@@ -33,7 +32,7 @@ def write_scene_files(reconstruction: pycolmap.Reconstruction, scene: Path) -> N
         np.array([point.xyz for point in reconstruction.points3D.values()], dtype=np.float64).reshape(-1, 3),
         np.array([point.color for point in reconstruction.points3D.values()], dtype=np.uint8).reshape(-1, 3),
     )
-    write_atomically(scene / "transforms.json", json.dumps(transforms(reconstruction), indent=1))
+    write_atomic(scene / "transforms.json", json.dumps(transforms(reconstruction), indent=1).encode())
 
 
 def transforms(reconstruction: pycolmap.Reconstruction) -> dict[str, Any]:
@@ -59,9 +58,7 @@ def write_ply(path: Path, xyz: FloatArray, rgb: np.ndarray) -> None:
     rows["xyz"], rows["rgb"] = xyz, rgb
     names = [f"property float {axis}" for axis in "xyz"] + [f"property uchar {c}" for c in ("red", "green", "blue")]
     head = ["ply", "format binary_little_endian 1.0", f"element vertex {len(xyz)}", *names, "end_header"]
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes("\n".join([*head, ""]).encode() + rows.tobytes())
-    os.replace(partial, path)
+    write_atomic(path, "\n".join([*head, ""]).encode() + rows.tobytes())
 
 
 def _intrinsics(camera: pycolmap.Camera) -> dict[str, float | int]:

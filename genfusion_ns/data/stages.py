@@ -9,19 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old or the new content, whatever happens meanwhile."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+from genfusion_ns.files import write_atomic
 
 
 @dataclass
@@ -64,9 +58,9 @@ class Stages:
         if state.get("key") != self._key or state.get("done"):
             self._redone = True
             (clear or (lambda: delete(results)))()
-            write_atomically(marker, json.dumps({"key": self._key, "done": False}))
+            write_atomic(marker, json.dumps({"key": self._key, "done": False}).encode())
         result = work()
-        write_atomically(marker, json.dumps({"key": self._key, "done": True, "result": result}))
+        write_atomic(marker, json.dumps({"key": self._key, "done": True, "result": result}).encode())
         return result
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -15,6 +14,7 @@ from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from genfusion_ns.errors import UserError
+from genfusion_ns.files import replacing
 from genfusion_ns.plugin.optimizers import LogLinearSchedulerConfig
 from genfusion_ns.plugin.pipeline import GenFusionPipeline, GenFusionPipelineConfig
 
@@ -121,9 +121,8 @@ class GenFusionTrainer(Trainer):
         self.pipeline.count_observers()
         path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
         # Not in the same folder: Nerfstudio reads every file name there as a step number.
-        for left in self.base_dir.glob(".step-*.ckpt.*"):  # by a run that was killed while it wrote
-            left.unlink(missing_ok=True)
-        temporary = self.base_dir / f".{path.name}.{os.getpid()}"
+        for left in [*self.base_dir.glob(".step-*.tmp.ckpt"), *self.base_dir.glob(".step-*.ckpt.*")]:
+            left.unlink(missing_ok=True)  # by a run that was killed while it wrote
         state = {
             "step": step,
             "pipeline": self.pipeline.state_dict(),
@@ -131,8 +130,8 @@ class GenFusionTrainer(Trainer):
             "schedulers": {name: s.state_dict() for name, s in self.optimizers.schedulers.items()},
             "scalers": self.grad_scaler.state_dict(),
         }
-        torch.save(state, temporary)
-        os.replace(temporary, path)
+        with replacing(path, folder=self.base_dir) as temporary:
+            torch.save(state, temporary)
         if self.config.save_only_latest_checkpoint:
             for old in self.checkpoint_dir.glob("*.ckpt"):
                 if old != path:
