@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import sys
 from dataclasses import dataclass, field
 from typing import cast
 
 import torch
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer, TrainerConfig
-from nerfstudio.utils import profiler
+from nerfstudio.utils import profiler, writer
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
+from nerfstudio.utils.writer import EventName
 
 from genfusion_ns.errors import UserError
 from genfusion_ns.files import replacing
+from genfusion_ns.interrupts import INTERRUPTS, Interrupted
+from genfusion_ns.plugin.next_steps import commands_after_training, print_commands, resume_command
 from genfusion_ns.plugin.optimizers import LogLinearSchedulerConfig
 from genfusion_ns.plugin.pipeline import GenFusionPipeline, GenFusionPipelineConfig
 
@@ -47,11 +53,19 @@ class GenFusionTrainer(Trainer):
 
     def setup(self, test_mode: str = "val") -> None:
         """Nerfstudio's set-up, then one line about the renderer and the time to expect."""
-        super().setup(test_mode=test_mode)  # type: ignore[arg-type]
-        self._bad_steps = 0
-        remaining = self.config.max_num_iterations - self._start_step
-        if remaining > 0:
-            self.pipeline.announce(remaining)
+        try:
+            with INTERRUPTS.deferred(), INTERRUPTS.at_once():
+                super().setup(test_mode=test_mode)  # type: ignore[arg-type]
+                self._bad_steps = 0
+                self.callbacks.append(
+                    TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], lambda step: INTERRUPTS.check())
+                )
+                self.callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self._print_result))
+                if self._start_step < self.config.max_num_iterations:
+                    self.pipeline.announce(self._start_step)
+        except Interrupted:
+            CONSOLE.print("[yellow]stopped before the first step:[/] nothing was trained. Start again at any time.")
+            raise
 
     def setup_optimizers(self) -> Optimizers:
         """Nerfstudio's optimisers; decays without a length of their own get the run's."""
@@ -64,7 +78,11 @@ class GenFusionTrainer(Trainer):
         return super().setup_optimizers()
 
     def train(self) -> None:
-        """Train up to step `max_num_iterations`, also after --load-dir (stock 1.1.5 would run that many more)."""
+        """Train up to step `max_num_iterations`, also after --load-dir (stock 1.1.5 would run that many more).
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM came; the steps that are done are in a checkpoint.
+        """
         total = self.config.max_num_iterations
         if self._start_step >= total:
             CONSOLE.print(
@@ -74,9 +92,52 @@ class GenFusionTrainer(Trainer):
             return
         self.config.max_num_iterations = total - self._start_step
         try:
-            super().train()
+            with INTERRUPTS.deferred(wake=self._unpause):
+                super().train()
+        except Interrupted:
+            if self.training_state != "completed":
+                self._save_unfinished(total)
+            raise
         finally:
             self.config.max_num_iterations = total
+
+    def _unpause(self) -> None:
+        """Let a paused run make the one step after which it stops."""
+        if self.training_state == "paused":
+            self.training_state = "training"
+
+    def _save_unfinished(self, total: int) -> None:
+        self.save_checkpoint(self.step)
+        CONSOLE.print(f"\n[yellow]stopped[/] after {self.step + 1:,} of {total:,} steps, all saved. To go on:")
+        print_commands([resume_command(sys.argv, self.config, self.checkpoint_dir)])
+
+    def _print_result(self, step: int) -> None:
+        """At the end of a run: how good it is, where it is, what to do with it."""
+        with INTERRUPTS.at_once():
+            found = self.pipeline.held_out_quality()
+        if found is not None:
+            CONSOLE.print(f"[bold]held-out photos ({found.photos}):[/] PSNR {found.psnr:.2f} dB, SSIM {found.ssim:.3f}")
+        shares = ", ".join(f"{100 * share:.0f} % {name}" for name, share in self.pipeline.model.origins().items())
+        CONSOLE.print(f"[bold]the splat:[/] {self.pipeline.model.num_points:,} Gaussians ({shares}), in", end=" ")
+        CONSOLE.print(self.checkpoint_dir / f"step-{step:09d}.ckpt", highlight=False, soft_wrap=True)
+        CONSOLE.print("[bold]next:[/]")
+        print_commands(commands_after_training(self.base_dir / "config.yml"))
+
+    def _train_complete_viewer(self) -> None:
+        with contextlib.suppress(KeyboardInterrupt), INTERRUPTS.at_once():
+            super()._train_complete_viewer()
+
+    def _update_viewer_state(self, step: int) -> None:
+        """Between a step's timing and its writing: rounds, which are part of a step, count apart from the others."""
+        events, clock = writer.GLOBAL_BUFFER["events"], self.pipeline.datamanager.clock
+        timed = events[EventName.ITER_TRAIN_TIME.value]["buffer"]
+        timed[-1] = clock.add_step(timed[-1])
+        k = step + 1
+        left = clock.remaining(self.pipeline.datamanager.run_length - k, self.pipeline.datamanager.rounds_after(k))
+        for event in writer.EVENT_STORAGE:
+            if event["name"] == EventName.ETA.value:
+                event["event"] = left
+        super()._update_viewer_state(step)
 
     @profiler.time_function
     def train_iteration(self, step: int) -> TRAIN_INTERATION_OUTPUT:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import signal
 
 import pytest
 import torch
 
 from genfusion_ns.errors import UserError
+from genfusion_ns.loop import round as rounds
 
 
 def final_state(trainer) -> dict[str, torch.Tensor]:
@@ -32,11 +35,11 @@ class Killed(Exception):
     """Stands for kill -9."""
 
 
-@pytest.mark.parametrize("saved", [3, 15, 21])
-def test_resume_continues_bit_for_bit(scene, make_config, train, monkeypatch, saved):
-    """Killed some steps after a checkpoint (before, at and after densification), a run ends with the same tensors."""
+@pytest.fixture
+def eventful(scene, make_config):
+    """A factory of runs of 30 steps in which everything happens: densification, growing degree, 3 rounds."""
 
-    def config(**overrides):
+    def config(repairer="diffusion", **overrides):
         made = make_config(scene, max_num_iterations=30, **overrides)
         model = made.pipeline.model
         model.reference_iterations, model.sh_degree_interval = 30, 7
@@ -46,9 +49,16 @@ def test_resume_continues_bit_for_bit(scene, make_config, train, monkeypatch, sa
         densifier.grow_grad2d, densifier.visible_base, densifier.visible_cap = 1e-6, 2, 4
         views = made.pipeline.datamanager
         views.reference_iterations, views.loop.start, views.loop.every, views.loop.until = 30, 8, 8, 26
-        views.loop.frames, views.loop.max_side = 4, 24
+        views.loop.frames, views.loop.max_side, views.loop.repairer = 4, 24, repairer
         return made
 
+    return config
+
+
+@pytest.mark.parametrize("saved", [3, 15, 21])
+def test_resume_continues_bit_for_bit(eventful, train, monkeypatch, saved):
+    """Killed some steps after a checkpoint (before, at and after densification), a run ends with the same tensors."""
+    config = eventful
     whole = train(config())
     first = config(steps_per_save=saved, timestamp="first")
     trainer = first.setup(local_rank=0, world_size=1)
@@ -68,6 +78,58 @@ def test_resume_continues_bit_for_bit(scene, make_config, train, monkeypatch, sa
     assert len(second.pipeline.datamanager.loop_state.reports) == 3
     assert second.pipeline.model.num_points > 400  # it did densify
     assert_same(final_state(whole), final_state(second))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_step_and_nothing_is_lost(eventful, train, monkeypatch, capsys, signum):
+    """The step that is under way is finished and saved; the resumed run ends like one that was never stopped."""
+    eventful = functools.partial(eventful, repairer="identity")
+    whole = train(eventful())
+    first = eventful(timestamp="first")
+    trainer = first.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    next_train = trainer.pipeline.datamanager.next_train
+    stopped_by(monkeypatch, signum, trainer.pipeline.datamanager, "next_train", call=12, instead=next_train)
+    with pytest.raises(SystemExit) as stopped:
+        trainer.train()
+    assert stopped.value.code == 128 + signum
+    assert [path.name for path in first.get_checkpoint_dir().iterdir()] == ["step-000000011.ckpt"]
+    said = capsys.readouterr().out
+    assert "after 12 of 30 steps" in said and f"--load-dir {first.get_checkpoint_dir()} --timestamp first" in said
+    second = train(eventful(load_dir=first.get_checkpoint_dir(), timestamp="second"))
+    assert second._start_step == 12
+    assert_same(final_state(whole), final_state(second))
+
+
+def test_a_signal_cuts_a_round_off_and_the_resumed_run_makes_up_for_it(eventful, train, monkeypatch):
+    """Rounds take minutes, and those who send SIGTERM kill after seconds."""
+    eventful = functools.partial(eventful, repairer="identity")
+    whole = train(eventful())
+    first = eventful(timestamp="first")
+    trainer = first.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    with monkeypatch.context() as patch:
+        stopped_by(patch, signal.SIGTERM, rounds, "render_clip", call=2, instead=rounds.render_clip)
+        with pytest.raises(SystemExit):
+            trainer.train()
+    assert trainer.pipeline.datamanager.loop_state.round < 3
+    second = train(eventful(load_dir=first.get_checkpoint_dir(), timestamp="second"))
+    reports = [[report.step for report in run.pipeline.datamanager.loop_state.reports] for run in (whole, second)]
+    assert reports[0] == reports[1] and len(reports[0]) == 3
+    assert_same(final_state(whole), final_state(second))
+
+
+def stopped_by(monkeypatch, signum, owner, name, call, instead):
+    """A signal comes during the given call (from 1) of `owner.name`."""
+    calls = []
+
+    def signalled(*args):
+        calls.append(args)
+        if len(calls) == call:
+            signal.raise_signal(signum)
+        return instead(*args)
+
+    monkeypatch.setattr(owner, name, signalled)
 
 
 def test_rounds_on_demand_and_paused_and_a_resume_after_them(scene, make_config, train, monkeypatch):
