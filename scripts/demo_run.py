@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from tyro.conf import Positional
 
+from genfusion_ns import quiet
 from genfusion_ns.commands.make_scene import MakeScene
 from genfusion_ns.commands.make_scene import run as make_scene
 from genfusion_ns.errors import UserError, exits_cleanly
@@ -237,7 +237,7 @@ def run(args: Demo) -> None:
 def main() -> None:
     """Entry point of scripts/demo."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the training is stopped too
-    warnings.filterwarnings("ignore", category=FutureWarning)  # Nerfstudio's imports
+    quiet.third_parties()
     run(tyro.cli(Demo, prog="scripts/demo"))
 
 

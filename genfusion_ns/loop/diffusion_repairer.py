@@ -145,7 +145,7 @@ class DiffusionRepairer:
             guidance=(blueprint.settings.get("default_guidance_scale", 3.2) if scale is None else scale) != 1.0,
         )
         plan = plan_memory(blueprint, run, parse_bytes(self.memory) if self.memory else None)
-        self.announce(str(plan))
+        self.announce(plan.summary)
         if plan.fits is False:
             raise UserError(
                 f"repairing {frames} frames of {width} x {height} takes {plan.peak / 2**20:,.0f} MiB even with modules "
