@@ -5,12 +5,16 @@ from __future__ import annotations
 import functools
 import math
 import signal
+import time
 
 import pytest
 import torch
+from nerfstudio.utils import writer
 
 from genfusion_ns.errors import UserError
+from genfusion_ns.loop import repair
 from genfusion_ns.loop import round as rounds
+from genfusion_ns.loop.repair import IdentityRepairer
 
 
 def final_state(trainer) -> dict[str, torch.Tensor]:
@@ -130,6 +134,38 @@ def stopped_by(monkeypatch, signum, owner, name, call, instead):
         return instead(*args)
 
     monkeypatch.setattr(owner, name, signalled)
+
+
+class Slow(IdentityRepairer):
+    """Takes a second for a clip."""
+
+    name = "slow"
+
+    def repair(self, clip, reference):
+        time.sleep(1.0)
+        return super().repair(clip, reference)
+
+
+def test_the_eta_counts_the_rounds_to_come_and_no_round_twice(eventful, train, monkeypatch, capsys):
+    """Nerfstudio's counts a round as a slow step, of which it takes all to come to be; and no round before it."""
+    monkeypatch.setitem(repair._FACTORIES, "slow", f"{__name__}:Slow")
+    seen = {}
+
+    def note_eta():
+        seen.update({event["step"]: event["event"] for event in writer.EVENT_STORAGE if event["name"] == "ETA (time)"})
+        writer.EVENT_STORAGE.clear()
+
+    monkeypatch.setattr(writer, "write_out_storage", note_eta)
+    trainer = train(eventful(repairer="slow"))
+    reports = trainer.pipeline.datamanager.loop_state.reports
+    assert [report.step for report in reports] == [8, 16, 24]
+    first, second = reports[0].seconds, (reports[0].seconds + reports[1].seconds) / 2
+    assert 2 * first < seen[7] < 2 * first + 22 * 0.5  # the step that the round followed, from 0
+    assert second < seen[15] < second + 14 * 0.5
+    assert seen[28] < 0.5 < first
+    said = capsys.readouterr().out
+    assert "and 3 rounds of generated views, whose time shows with the first" in said
+    assert said.count(" to go.") == 3 and "round 1: choosing views" in said
 
 
 def test_rounds_on_demand_and_paused_and_a_resume_after_them(scene, make_config, train, monkeypatch):
