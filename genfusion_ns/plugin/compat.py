@@ -6,6 +6,7 @@ Everything here is a work-around for a named fault of that release and can go wh
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import shlex
 import sys
@@ -121,17 +122,20 @@ def check_command(argv: Sequence[str]) -> None:
     raise UserError(f"{program} {name} works on fields of rays; this run holds splats. Instead: {instead}")
 
 
-def bind_viewer_locally(argv: Sequence[str]) -> None:
-    """Fault: ns-viewer drops the run's own settings of the viewer and listens on all addresses of the machine. For runs
-    of this method it listens on 127.0.0.1 unless --viewer.websocket-host is given."""
+def tame_ns_viewer(argv: Sequence[str]) -> None:
+    """Fault: ns-viewer drops the run's own settings of the viewer, listens on all addresses of the machine, and Ctrl+C
+    ends it in a traceback. For runs of this method it listens on 127.0.0.1 unless --viewer.websocket-host is given."""
     module: Any = sys.modules.get("nerfstudio.scripts.viewer.run_viewer")
-    if module is None or any(argument.replace("_", "-").startswith("--viewer.websocket-host") for argument in argv):
+    if module is None:
         return
     start = module._start_viewer
+    chosen = any(argument.replace("_", "-").startswith("--viewer.websocket-host") for argument in argv)
 
     def start_locally(config: Any, *args: Any) -> None:
-        config.viewer.websocket_host = LOCAL
-        start(config, *args)
+        if not chosen:
+            config.viewer.websocket_host = LOCAL
+        with contextlib.suppress(KeyboardInterrupt):
+            start(config, *args)
 
     module._start_viewer = start_locally
 

@@ -61,7 +61,7 @@ class GenFusionPipeline(VanillaPipeline):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         compat.check_command(sys.argv)
-        compat.bind_viewer_locally(sys.argv)
+        compat.tame_ns_viewer(sys.argv)
         super().__init__(*args, **kwargs)
         self.model.scene_extent = scene_extent(core_cameras(self.datamanager.train_dataset.cameras))
         self.rounds = self.datamanager.rounds

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import signal
 import sys
 from dataclasses import dataclass, field
 from typing import cast
@@ -91,6 +91,7 @@ class GenFusionTrainer(Trainer):
             )
             return
         self.config.max_num_iterations = total - self._start_step
+        self._last_step = self._start_step - 1
         try:
             with INTERRUPTS.deferred(wake=self._unpause):
                 super().train()
@@ -107,8 +108,8 @@ class GenFusionTrainer(Trainer):
             self.training_state = "training"
 
     def _save_unfinished(self, total: int) -> None:
-        self.save_checkpoint(self.step)
-        CONSOLE.print(f"\n[yellow]stopped[/] after {self.step + 1:,} of {total:,} steps, all saved. To go on:")
+        self.save_checkpoint(self._last_step)
+        CONSOLE.print(f"\n[yellow]stopped[/] after {self._last_step + 1:,} of {total:,} steps, all saved. To go on:")
         print_commands([resume_command(sys.argv, self.config, self.checkpoint_dir)])
 
     def _print_result(self, step: int) -> None:
@@ -124,8 +125,13 @@ class GenFusionTrainer(Trainer):
         print_commands(commands_after_training(self.base_dir / "config.yml"))
 
     def _train_complete_viewer(self) -> None:
-        with contextlib.suppress(KeyboardInterrupt), INTERRUPTS.at_once():
-            super()._train_complete_viewer()
+        """The viewer goes on after the end of training, until Ctrl+C, which is no failure then."""
+        try:
+            with INTERRUPTS.at_once():
+                super()._train_complete_viewer()
+        except Interrupted as stop:
+            if stop.code != 128 + signal.SIGINT:
+                raise
 
     def _update_viewer_state(self, step: int) -> None:
         """Between a step's timing and its writing: rounds, which are part of a step, count apart from the others."""
@@ -153,6 +159,7 @@ class GenFusionTrainer(Trainer):
         else:
             self._skip_bad_step(step)
         self.optimizers.scheduler_step_all(step)
+        self._last_step = step
         return loss.detach(), {name: value.detach() for name, value in loss_dict.items()}, metrics_dict
 
     def _is_finite(self, loss: torch.Tensor) -> bool:

@@ -130,8 +130,13 @@ def test_ns_viewer_listens_on_this_machine_unless_asked(monkeypatch, options, ho
     from nerfstudio.scripts.viewer import run_viewer
 
     started = []
-    monkeypatch.setattr(run_viewer, "_start_viewer", lambda config, pipeline, step: started.append(config.viewer))
-    compat.bind_viewer_locally(["ns-viewer", "--load-config", "config.yml", *options])
+
+    def until_interrupted(config, pipeline, step):
+        started.append(config.viewer)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_viewer, "_start_viewer", until_interrupted)
+    compat.tame_ns_viewer(["ns-viewer", "--load-config", "config.yml", *options])
     viewer = run_viewer.ViewerConfigWithoutNumRays().as_viewer_config()  # what the program makes of its own options
     assert viewer.websocket_host == "0.0.0.0"  # the fault
     run_viewer._start_viewer(SimpleNamespace(viewer=viewer), None, 0)

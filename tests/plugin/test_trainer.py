@@ -117,6 +117,12 @@ def test_a_signal_cuts_a_round_off_and_the_resumed_run_makes_up_for_it(eventful,
         with pytest.raises(SystemExit):
             trainer.train()
     assert trainer.pipeline.datamanager.loop_state.round < 3
+    saved = [path.name for path in first.get_checkpoint_dir().iterdir()]
+    with monkeypatch.context() as patch:  # and once more, before the resumed run has made a step
+        stopped_by(patch, signal.SIGTERM, rounds, "render_clip", call=1, instead=rounds.render_clip)
+        with pytest.raises(SystemExit):
+            train(eventful(load_dir=first.get_checkpoint_dir(), timestamp="first"))
+    assert [path.name for path in first.get_checkpoint_dir().iterdir()] == saved
     second = train(eventful(load_dir=first.get_checkpoint_dir(), timestamp="second"))
     reports = [[report.step for report in run.pipeline.datamanager.loop_state.reports] for run in (whole, second)]
     assert reports[0] == reports[1] and len(reports[0]) == 3
