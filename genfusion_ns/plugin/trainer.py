@@ -92,15 +92,15 @@ class GenFusionTrainer(Trainer):
             return
         self.config.max_num_iterations = total - self._start_step
         self._last_step = self._start_step - 1
-        try:
-            with INTERRUPTS.deferred(wake=self._unpause):
+        with INTERRUPTS.deferred(wake=self._unpause):
+            try:
                 super().train()
-        except Interrupted:
-            if self.training_state != "completed":
-                self._save_unfinished(total)
-            raise
-        finally:
-            self.config.max_num_iterations = total
+            except Interrupted:
+                if self.training_state != "completed":
+                    self._save_unfinished(total)
+                raise
+            finally:
+                self.config.max_num_iterations = total
 
     def _unpause(self) -> None:
         """Let a paused run make the one step after which it stops."""
@@ -135,9 +135,11 @@ class GenFusionTrainer(Trainer):
 
     def _update_viewer_state(self, step: int) -> None:
         """Between a step's timing and its writing: rounds, which are part of a step, count apart from the others."""
-        events, clock = writer.GLOBAL_BUFFER["events"], self.pipeline.datamanager.clock
-        timed = events[EventName.ITER_TRAIN_TIME.value]["buffer"]
-        timed[-1] = clock.add_step(timed[-1])
+        clock = self.pipeline.datamanager.clock
+        timed = writer.GLOBAL_BUFFER["events"].get(EventName.ITER_TRAIN_TIME.value)
+        if timed is None:  # the first process of several keeps them
+            return
+        timed["buffer"][-1] = clock.add_step(timed["buffer"][-1])
         k = step + 1
         left = clock.remaining(self.pipeline.datamanager.run_length - k, self.pipeline.datamanager.rounds_after(k))
         for event in writer.EVENT_STORAGE:
