@@ -64,14 +64,25 @@ class MemoryPlan:
     def fits(self) -> bool | None:
         return None if self.budget is None else self.peak <= self.budget
 
-    def __str__(self) -> str:
+    @property
+    def title(self) -> str:
+        """What is to be done, by which weights."""
         run = self.run
         title = f"{self.name}: {run.frames} frames of {run.width}x{run.height}, {str(run.dtype)[6:]}, "
-        title += f"{run.steps} steps, guidance {'on' if run.guidance else 'off'}"
+        return title + f"{run.steps} steps, guidance {'on' if run.guidance else 'off'}"
+
+    @property
+    def summary(self) -> str:
+        """The plan in a line."""
+        offload = ", modules moved off between uses" if self.offload else ""
+        budget = "" if self.budget is None else f" of {self.budget / MIB:,.0f}"
+        return f"{self.title}; peak {self.peak / MIB:,.0f}{budget} MiB{offload}"
+
+    def __str__(self) -> str:
         rows = [("weights", key, value) for key, value in self.weights.items()]
         rows += [("activations", key, value) for key, value in self.activations.items()]
         rows += [("frames and latents", "", self.clip), ("peak", "", self.peak)]
-        lines = [title] + [f"  {kind:<20}{key:<14}{value / MIB:>12,.1f} MiB" for kind, key, value in rows]
+        lines = [self.title] + [f"  {kind:<20}{key:<14}{value / MIB:>12,.1f} MiB" for kind, key, value in rows]
         lines.append(f"  arithmetic          {self.flops / 1e12:>26,.2f} TFLOP")
         offload = "modules moved off between uses" if self.offload else "all modules stay on the device"
         branches = "one pass for both branches" if self.batch_guidance else "one branch after the other"

@@ -38,6 +38,7 @@ from diffusion.models.unet import RGBDVideoUNet
 from diffusion.models.vae import Autoencoder, encode_clip, spatial_factor
 from diffusion.postprocess import split_frames
 from diffusion.preprocess import Letterbox, latent_opacity, letterbox, to_network
+from diffusion.quiet import quiet_loading
 from diffusion.sampling import Denoiser, Guidance, RenderStart, sample_latents
 from diffusion.schedulers import RescaledDDIMScheduler, RescaledDPMSolverScheduler
 
@@ -144,7 +145,8 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         folder = locate_weights(str(pretrained_model_name_or_path), **hub)
         with loading_errors_in_one_line(folder):
             check_folder(folder, given=set(kwargs))
-            return super().from_pretrained(folder, **kwargs)
+            with quiet_loading():
+                return super().from_pretrained(folder, **kwargs)
 
     @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from diffusion.clips import save_image, temporary_path
 
@@ -17,10 +17,23 @@ logger = logging.getLogger(__name__)
 Frames = NDArray[np.float32]
 
 
-def side_by_side(columns: list[Frames]) -> NDArray[np.uint8]:
-    """Clips [T, H, W, 3 or 1] in [0, 1] -> [T, H, W * len(columns), 3] uint8. One channel is shown as grey."""
-    wide = [np.broadcast_to(c, (*c.shape[:3], 3)) for c in columns]
-    return (np.concatenate(wide, axis=2) * 255 + 0.5).clip(0, 255).astype(np.uint8)
+TITLE_HEIGHT = 14
+"""Height in pixels of the bar with the columns' titles."""
+
+
+def side_by_side(columns: dict[str, Frames]) -> NDArray[np.uint8]:
+    """Clips [T, H, W, 3 or 1] in [0, 1] by their titles -> [T, TITLE_HEIGHT + H, W * len(columns), 3] uint8.
+
+    One channel is shown as grey; the titles stand in a bar on top."""
+    wide = [np.broadcast_to(c, (*c.shape[:3], 3)) for c in columns.values()]
+    frames = (np.concatenate(wide, axis=2) * 255 + 0.5).clip(0, 255).astype(np.uint8)
+    width = wide[0].shape[2]
+    bar = Image.new("RGB", (frames.shape[2], TITLE_HEIGHT))
+    for i, title in enumerate(columns):
+        cell = Image.new("RGB", (width, TITLE_HEIGHT))  # cuts a title that is too long
+        ImageDraw.Draw(cell).text((3, 1), title, fill="white")
+        bar.paste(cell, (i * width, 0))
+    return np.concatenate([np.broadcast_to(np.asarray(bar), (len(frames), *np.asarray(bar).shape)), frames], axis=1)
 
 
 def shown_disparity(depth: Frames) -> Frames:

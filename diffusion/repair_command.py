@@ -35,7 +35,7 @@ def repair_clip(args: Repair, console: Console) -> None:
     device = _device(args.device)
     blueprint, folder = _blueprint(args)
     plan = _plan(args, clip, blueprint, device)
-    console.print(str(plan), highlight=False, soft_wrap=True)
+    console.print(str(plan) if args.plan_only or plan.fits is False else plan.summary, highlight=False, soft_wrap=True)
     if plan.fits is False:
         raise UserError(
             f"the smallest way to run this needs {plan.peak / 2**20:,.0f} MiB, and the budget is "
@@ -200,11 +200,11 @@ def _repair_windows(
 
 
 def _write(args: Repair, clip: Clip, rgb: Array, disparity: Array | None, console: Console) -> None:
-    columns = [clip.rgb.clip(0, 1), rgb]
+    columns = {"rendering": clip.rgb.clip(0, 1), "repaired": rgb}
     if clip.depth is not None:
-        columns.append(shown_disparity(clip.depth))
+        columns["its depth"] = shown_disparity(clip.depth)
     if disparity is not None:
-        columns.append(disparity)
+        columns["repaired depth"] = disparity
     frames = side_by_side(columns)
     try:
         write_repaired(args.out, rgb, disparity, clip.names)
@@ -212,5 +212,14 @@ def _write(args: Repair, clip: Clip, rgb: Array, disparity: Array | None, consol
         video = write_video(args.out / "side_by_side.mp4", frames)
     except OSError as error:
         raise UserError(f"can't write to {args.out}: {error}; give another --out or make room there") from error
-    columns_text = "renderings left, repaired right"
-    console.print(f"wrote {args.out}: frames, {video.name}, side_by_side.png ({columns_text})", soft_wrap=True)
+    if clip.depth is None:
+        console.print(
+            "note: the clip has no depth; the networks were trained with it and change little without. Put one .npy or "
+            "16-bit .png per frame into depth/, named like the frames.",
+            soft_wrap=True,
+        )
+    console.print(
+        f"wrote {args.out}: frames, {video.name}, side_by_side.png; from the left: {', '.join(columns)}",
+        markup=False,
+        soft_wrap=True,
+    )

@@ -10,6 +10,8 @@ from typing import ParamSpec, TypeVar
 from rich.console import Console
 from rich.markup import escape
 
+from genfusion_ns import quiet
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -19,10 +21,12 @@ class UserError(ValueError):
 
 
 def exits_cleanly(command: Callable[P, R]) -> Callable[P, R]:
-    """Wrap a command line's entry point: a `UserError` is printed as one message on stderr and exits with status 2."""
+    """Wrap a command line's entry point: a `UserError` is printed as one message on stderr and exits with status 2;
+    other packages' warnings that nobody can act on are silenced."""
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        quiet.third_parties()
         try:
             return command(*args, **kwargs)
         except UserError as error:

@@ -4,26 +4,42 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from genfusion_ns.errors import UserError
 
+LEFTOVERS = ".*.tmp*"
+"""Glob pattern of the temporary files that a killed process leaves behind."""
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path` by way of a temporary file beside it; `path` holds the old or the new content, whole."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    temporary = Path(name)
+
+@contextmanager
+def replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
+    """Yield the name of a temporary file to write; on success it is flushed and takes the place of `path`, which holds
+    the old or the new content, whole. On failure it is deleted.
+
+    The name has the ending of `path`, by which writers choose their format; the file's mode follows the umask.
+
+    Args:
+        folder: where the temporary file lies, on the same file system; by default beside `path`.
+    """
+    name = f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp{path.suffix}"
+    temporary = (folder or path.parent) / name
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, which holds the old or the new content, whole (`replacing`)."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 @contextmanager

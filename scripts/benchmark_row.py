@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import resource
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import Any, Literal, cast
 from benchmark_methods import recipe_of
 
 from genfusion_ns.data.points import PointsMode
+from genfusion_ns.files import write_atomic
 
 Split = Literal["all", "3", "6", "9", "masked", "masked-half", "masked-quarter"]
 Recipes = Literal["ours", "paper"]
@@ -174,9 +174,7 @@ def main() -> None:
     """Measure the row in argv[1] and write it to argv[2] at once or not at all."""
     source, target = Path(sys.argv[1]), Path(sys.argv[2])
     result = measure(Row(**json.loads(source.read_text())), target.parent / "runs" / target.stem)
-    partial = target.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=1))
-    os.replace(partial, target)
+    write_atomic(target, json.dumps(result, indent=1).encode())
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import random
 import signal
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -31,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
 
+from genfusion_ns import quiet
 from genfusion_ns.data.procedural.demo import demo_path, demo_scene
 from genfusion_ns.data.procedural.write import write_scene
 from genfusion_ns.errors import UserError
@@ -330,7 +330,7 @@ def table_of(deaths: Sequence[Death]) -> Table:
 
 def main(args: Check) -> int:
     """Check; the exit status."""
-    warnings.filterwarnings("ignore", category=FutureWarning)  # Nerfstudio's imports
+    quiet.third_parties()
     with tempfile.TemporaryDirectory() as folder:
         faults = check(args, Path(folder))
     for fault in faults[:20]:

@@ -16,7 +16,6 @@ import math
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,7 +30,7 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocati
 from rich.console import Console
 from rich.table import Table
 
-from genfusion_ns import losses
+from genfusion_ns import losses, quiet
 from genfusion_ns.commands.make_scene import MakeScene
 from genfusion_ns.commands.make_scene import run as make_scene
 from genfusion_ns.plugin.config import cpu_config
@@ -288,7 +287,7 @@ def print_faults(faults: Sequence[str]) -> None:
 
 def main(args: Check) -> int:
     """Run what was asked for; the exit status."""
-    warnings.filterwarnings("ignore", category=FutureWarning)  # Nerfstudio's imports
+    quiet.third_parties()
     logging.getLogger("genfusion_ns").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         faults, figures = (irregular_runs if args.irregular else long_run)(args, Path(folder))

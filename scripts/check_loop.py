@@ -9,7 +9,6 @@ import io
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from genfusion_ns import quiet
 from genfusion_ns.cameras import Camera, invert_rigid
 from genfusion_ns.commands.make_scene import MakeScene
 from genfusion_ns.commands.make_scene import run as make_scene
@@ -177,5 +177,5 @@ def _cells(row: Row | None, values: list[float], gains: list[float], outcomes: l
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", category=FutureWarning)  # Nerfstudio's imports
+    quiet.third_parties()
     run(tyro.cli(CheckLoop, description=CheckLoop.__doc__))

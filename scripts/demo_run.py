@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +28,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from tyro.conf import Positional
 
+from genfusion_ns import quiet
 from genfusion_ns.commands.make_scene import MakeScene
 from genfusion_ns.commands.make_scene import run as make_scene
 from genfusion_ns.errors import UserError, exits_cleanly
+from genfusion_ns.files import write_atomic
 
 REPO = Path(__file__).resolve().parents[1]
 NO_LOOP = ("--pipeline.datamanager.loop.every", "0")
@@ -108,9 +109,7 @@ def train(case: Case, args: Demo, scene: Path, console: Console) -> dict[str, An
     with (args.out / f"{case.key}.log").open("a") as log, contextlib.redirect_stdout(log):
         metrics = evaluate(folder)
     result = {"key": key, "config": str(folder / "config.yml"), "seconds": seconds, **metrics}
-    partial = done.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=1))
-    os.replace(partial, done)
+    write_atomic(done, json.dumps(result, indent=1).encode())
     return result
 
 
@@ -238,7 +237,7 @@ def run(args: Demo) -> None:
 def main() -> None:
     """Entry point of scripts/demo."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the training is stopped too
-    warnings.filterwarnings("ignore", category=FutureWarning)  # Nerfstudio's imports
+    quiet.third_parties()
     run(tyro.cli(Demo, prog="scripts/demo"))
 
 

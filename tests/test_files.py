@@ -1,4 +1,4 @@
-"""`files`: a reader never meets half a file."""
+"""`files`: a reader never meets half a file, and files have the mode that the user's umask leaves."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from genfusion_ns.errors import UserError
-from genfusion_ns.files import locked, write_atomic, write_errors
+from genfusion_ns.files import locked, replacing, write_atomic, write_errors
 
 
 def test_writes_and_replaces(tmp_path):
@@ -60,3 +60,24 @@ def test_a_process_that_dies_lets_go(tmp_path):
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == 9
     with locked(tmp_path, ""):
         pass
+
+
+def test_a_writer_that_fails_half_way_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
+        assert temporary.suffix == ".txt" and temporary.parent == tmp_path and temporary.name[0] == "."
+        temporary.write_text("ha")
+        raise RuntimeError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no umask")
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002])
+def test_the_mode_follows_the_umask(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        write_atomic(tmp_path / "a.bin", b"one")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.bin").stat().st_mode & 0o777 == 0o666 & ~umask

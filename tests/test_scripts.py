@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import shutil
@@ -120,6 +121,29 @@ def test_setup_refuses_what_it_does_not_know(tmp_path):
 def test_shell_scripts_explain_themselves(script, tmp_path):
     shown = bash([str(REPO / "scripts" / script), "--help"], tmp_path)
     assert shown.returncode == 0 and "usage: scripts/" in shown.stdout
+
+
+def test_demo_explains_itself_without_installing_anything(spaced_copy, tmp_path):
+    """And names the options that the demo has, with their defaults."""
+    done = bash(
+        [str(spaced_copy / "scripts" / "demo"), "there", "--help"], tmp_path, HOME=str(tmp_path), PATH=os.defpath
+    )
+    assert done.returncode == 0 and not done.stderr
+    assert not (tmp_path / ".cache").exists()
+    defaults = demo_run.Demo()
+    for name in ("few", "steps", "few_steps", "size", "fresh"):
+        value = getattr(defaults, name)
+        (line,) = [text for text in done.stdout.splitlines() if text.strip().startswith(f"--{name.replace('_', '-')} ")]
+        shown = " ".join(str(part) for part in (value if isinstance(value, tuple) else (value,)))
+        assert isinstance(value, bool) or line.endswith(f"({shown})")
+    assert {field.name for field in dataclasses.fields(defaults)} == {
+        "out",
+        "few",
+        "steps",
+        "few_steps",
+        "size",
+        "fresh",
+    }
 
 
 @pytest.mark.parametrize("script", ["benchmark.py", "demo_run.py"])

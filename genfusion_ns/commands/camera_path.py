@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -101,10 +102,12 @@ def run(arguments: CameraPathArguments) -> None:
     write_atomic(arguments.output, json.dumps(content).encode())
     console = Console()
     console.print(f"wrote {len(path)} frames to {arguments.output}; next:", highlight=False)
+    video = arguments.output.with_suffix(".mp4")
+    run, path_file, video = (shlex.quote(str(name)) for name in (arguments.load_config, arguments.output, video))
     console.print(
-        f'  ns-render camera-path --load-config "{arguments.load_config}" '
-        f'--camera-path-filename "{arguments.output}" --output-path renders/path.mp4',
+        f"  ns-render camera-path --load-config {run} --camera-path-filename {path_file} --output-path {video}",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -89,7 +90,7 @@ def run(args: MakeScene) -> None:
         )
     console = Console()
     console.print(f"{args.out}: {args.views} photos of {width} x {height} {'written' if written else 'already there'}")
-    console.print(f"next: ns-train genfusion --data {args.out}", soft_wrap=True)
+    console.print(f"next: ns-train genfusion --data {shlex.quote(str(args.out))}", markup=False, soft_wrap=True)
 
 
 def main() -> None:

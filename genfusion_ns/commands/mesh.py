@@ -20,6 +20,7 @@ from torch import Tensor
 
 from genfusion_ns.bounds import ANY, NATURAL, POSITIVE, SHARE, Bound, Bounds, check_bounds
 from genfusion_ns.errors import UserError, exits_cleanly
+from genfusion_ns.files import replacing
 from genfusion_ns.mesh import View, fuse_mesh
 
 if TYPE_CHECKING:
@@ -106,10 +107,11 @@ def run(arguments: MeshArguments) -> None:
         min_alpha=arguments.min_alpha,
         clusters=arguments.clusters,
     )
-    temporary = arguments.output.with_name(f".{arguments.output.stem}.partial{arguments.output.suffix}")
-    if not o3d.io.write_triangle_mesh(str(temporary), mesh):  # pyright: ignore[reportArgumentType]
-        raise UserError(f"Open3D could not write {arguments.output}. Check that its folder is writable and not full.")
-    temporary.replace(arguments.output)
+    with replacing(arguments.output) as temporary:
+        if not o3d.io.write_triangle_mesh(str(temporary), mesh):  # pyright: ignore[reportArgumentType]
+            raise UserError(
+                f"Open3D could not write {arguments.output}. Check that its folder is writable and not full."
+            )
     Console().print(
         f"wrote {len(mesh.vertices):,} vertices and {len(mesh.triangles):,} triangles to {arguments.output}",
         highlight=False,

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pycolmap
 from numpy.typing import NDArray
 
+from genfusion_ns.data.lazy_pycolmap import pycolmap
 from genfusion_ns.data.views import FloatArray, IntArray
 from genfusion_ns.errors import UserError
 

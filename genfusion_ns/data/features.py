@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pycolmap
+from genfusion_ns.data.lazy_pycolmap import pycolmap
 
 Advance = Callable[[int], Any]
 """Called with the number of items done since the last call."""

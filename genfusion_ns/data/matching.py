@@ -13,13 +13,13 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-import pycolmap
 from PIL import Image
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from genfusion_ns.data.colmap import Tracks
 from genfusion_ns.data.features import extract, match, quiet_colmap
+from genfusion_ns.data.lazy_pycolmap import pycolmap
 from genfusion_ns.data.split import view_distances
 from genfusion_ns.data.triangulate import triangulate_tracks
 from genfusion_ns.data.views import FloatArray, IntArray, TrainView, ViewArrays, to_rays, view_arrays

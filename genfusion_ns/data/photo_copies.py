@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from PIL import ExifTags, Image, ImageOps
 from genfusion_ns.data.features import Advance
 from genfusion_ns.data.photos import check_photos
 from genfusion_ns.errors import UserError
+from genfusion_ns.files import LEFTOVERS, replacing
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 """What is taken for a photo."""
@@ -84,15 +84,13 @@ def copy_photos(photos: PhotoList, target: Path, max_size: int, advance: Advance
         advance: called with 1 after each photo.
     """
     target.mkdir(parents=True, exist_ok=True)
+    for left in target.glob(LEFTOVERS):
+        left.unlink()
     sizes = []
     for path, name in zip(photos.paths, photos.names, strict=True):
         if not (target / name).is_file():
-            partial = target / f".partial-{name}"
-            try:
+            with replacing(target / name) as partial:
                 _copy(path, partial, max_size)
-                os.replace(partial, target / name)
-            finally:
-                partial.unlink(missing_ok=True)
         with Image.open(target / name) as copy:
             sizes.append(copy.size)
         advance(1)

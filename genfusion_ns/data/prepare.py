@@ -15,11 +15,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import pycolmap
 from rich.progress import Progress, TaskID
 
 from genfusion_ns.bounds import COUNT, NATURAL, Bound, Bounds, check_bounds
 from genfusion_ns.data.features import extract, match, quiet_colmap
+from genfusion_ns.data.lazy_pycolmap import pycolmap
 from genfusion_ns.data.photo_copies import PhotoList, copy_photos, fingerprint, list_photos
 from genfusion_ns.data.scene_files import PLY_NAME, write_scene_files
 from genfusion_ns.data.stages import Stages, delete

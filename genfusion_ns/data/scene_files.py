@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pycolmap
 import torch
 
 from genfusion_ns.cameras import opengl_to_opencv
+from genfusion_ns.data.lazy_pycolmap import pycolmap
 from genfusion_ns.data.views import FloatArray
 from genfusion_ns.files import write_atomic
 

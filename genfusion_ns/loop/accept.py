@@ -23,7 +23,7 @@ from genfusion_ns.raster.api import Render
 
 log = logging.getLogger(__name__)
 
-Outcome = Literal["open", "accepted", "refused", "lowered", "rolled back"]
+Outcome = Literal["open", "accepted", "refused", "empty", "lowered", "rolled back"]
 
 SIDE = 320
 """Evidence is measured on images at most this wide or high, in pixels."""
@@ -57,10 +57,11 @@ def judge(before: float, after: float, tolerance: float) -> Outcome:
 
 def trust(outcomes: Sequence[str]) -> float:
     """Factor in (0, 1] on the weights of the next round's frames: a round that was lowered halves it, one that was
-    rolled back quarters it, one that was accepted doubles it again."""
+    rolled back quarters it, one that was accepted, or left no frames to do harm, doubles it again."""
     factor = 1.0
     for outcome in outcomes:
-        factor = min(1.0, factor * {"lowered": 0.5, "rolled back": 0.25, "accepted": 2.0}.get(outcome, 1.0))
+        change = {"lowered": 0.5, "rolled back": 0.25, "accepted": 2.0, "empty": 2.0}.get(outcome, 1.0)
+        factor = min(1.0, factor * change)
     return factor
 
 

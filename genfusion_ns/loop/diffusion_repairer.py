@@ -181,7 +181,7 @@ class DiffusionRepairer:
         )
         budget = parse_bytes(self.memory) if self.memory else self._free_memory()
         plan = plan_memory(blueprint, run, budget)
-        self.announce(str(plan))
+        self.announce(plan.summary)
         if plan.fits is False:
             self._complain(plan)
         return plan

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from genfusion_ns.cameras import Camera
 from genfusion_ns.errors import UserError
-from genfusion_ns.files import write_atomic
+from genfusion_ns.files import LEFTOVERS, write_atomic
 from genfusion_ns.geometry import directions, positions
 from genfusion_ns.seeding import order_index
 
@@ -267,7 +267,7 @@ class GeneratedViews:
         index = {"capacity": self.capacity, "next_id": self.next_id, "frames": records}
         write_atomic(folder / _INDEX, json.dumps(index, indent=1).encode())
         kept = {record["file"] for record in records}
-        for path in [*folder.glob("frame_*.safetensors"), *folder.glob(".*.tmp")]:  # of before, or of a kill
+        for path in [*folder.glob("frame_*.safetensors"), *folder.glob(LEFTOVERS)]:  # of before, or of a kill
             if path.name not in kept:
                 path.unlink()
 

@@ -1,42 +1,68 @@
-"""What the rounds of a run did, as a table."""
+"""What the rounds of a run did, as a table that fits 80 columns, and its legend."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich import box
 from rich.table import Table
 
 from genfusion_ns.loop.state import RoundReport
 
-_COLOURS = {"accepted": "green", "lowered": "yellow", "refused": "red", "rolled back": "red", "open": "dim"}
+_COLOURS = {"accepted": "green", "lowered": "yellow", "empty": "yellow", "open": "dim"}
+_LEGEND = """\
+clips: rendered / refused, since they contradict the photos. views: new + replacing older ones / left out (too little
+weight, or an older one agrees better). splats: added where surfaces were missing. cover: mean opacity of the renders.
+agree: of the repaired views with the photos, 1 = fully; unjudged where photos show next to nothing of them."""
+_JUDGED = "held out: PSNR of the photos that judge rounds, in dB, before a round and after it has taught."
 
 
 def round_table(reports: Sequence[RoundReport]) -> Table:
-    """One row per round. `clips` are all / refused ones, `views` new + replacing / refused; `agreement` is the frames'
-    with the photos, 1 = full; `held out` is the PSNR at held-out photos before a round -> after its frames taught, in
-    dB; `evidence` is what the outcome rests on."""
-    table = Table(title="Rounds of generated views", title_justify="left")
-    for name in ("round", "step", "clips", "views", "pool", "splats", "coverage", "agreement", "held out", "s"):
-        table.add_column(name, justify="right")
-    table.add_column("outcome")
-    table.add_column("evidence")
+    """One row per round, with a legend below; the column of held-out photos is there if they judged any round."""
+    judged = any(report.before is not None for report in reports)
+    legend = " ".join(_LEGEND.split("\n")) + (f" {_JUDGED}" if judged else "")
+    table = Table(
+        title="Rounds of generated views",
+        title_justify="left",
+        caption=legend,
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        show_edge=False,
+    )
+    for name in ("round", "step", "clips", "views", "splats", "cover", "agree", *(["held out"] if judged else []), "s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("outcome", no_wrap=True)
     for report in reports:
-        views = f"{report.admitted - report.replaced} + {report.replaced} / {report.refused}"
         table.add_row(
             str(report.round + 1),
             str(report.step),
-            f"{report.clips} / {report.clips_refused}",
-            views,
-            str(report.pool),
+            f"{report.clips}/{report.clips_refused}",
+            f"{report.admitted - report.replaced}+{report.replaced}/{report.refused}",
             f"+{report.added}",
             f"{report.coverage:.2f}",
             f"{report.agreement:.2f}",
-            f"{_decibels(report.before)} -> {_decibels(report.after)}",
-            f"{report.seconds:.1f}",
-            f"[{_COLOURS[report.outcome]}]{report.outcome}",
-            report.evidence,
+            *([f"{_decibels(report.before)}>{_decibels(report.after)}"] if judged else []),
+            f"{report.seconds:.0f}",
+            f"[{_COLOURS.get(report.outcome, 'red')}]{_verdict(report)}",
         )
     return table
+
+
+def round_line(report: RoundReport, repairer: str) -> str:
+    """What one round did, in a sentence."""
+    found = report.admitted + report.refused
+    if not report.clips:
+        return f"round {report.round + 1} at step {report.step}: no view needs repair, {report.seconds:.0f} s"
+    return (
+        f"round {report.round + 1} at step {report.step}: {report.admitted} of {found} views kept, "
+        f"{report.clips_refused} of {report.clips} clips refused ({repairer}), {report.added} splats added, "
+        f"coverage {report.coverage:.2f}, {report.seconds:.0f} s"
+    )
+
+
+def _verdict(report: RoundReport) -> str:
+    return "unjudged" if report.evidence == "none" and report.outcome == "accepted" else report.outcome
 
 
 def _decibels(value: float | None) -> str:

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from genfusion_ns.cameras import Camera
 from genfusion_ns.geometry import nearest_view
+from genfusion_ns.interrupts import INTERRUPTS
 from genfusion_ns.loop.accept import judge_last_round, trust
 from genfusion_ns.loop.captured import CapturedViews, SeenViews
 from genfusion_ns.loop.config import LoopConfig
@@ -22,6 +22,7 @@ from genfusion_ns.loop.expand import Points, expand, missing_points
 from genfusion_ns.loop.keeper import SplatKeeper
 from genfusion_ns.loop.plan import Clip, plan_round
 from genfusion_ns.loop.pool import GeneratedFrame, Provenance
+from genfusion_ns.loop.progress import RoundProgress
 from genfusion_ns.loop.refine import RefinedClip, RefinedFrame, merge, refine_clip, with_photos
 from genfusion_ns.loop.repair import HoldsDevice, RepairedClip, Repairer, RGBDClip
 from genfusion_ns.loop.select import Prober
@@ -53,7 +54,7 @@ def run_round(
 
     Args:
         render: draws the splats over black; it is called without gradients.
-        console: where the progress bar goes; None shows none.
+        console: where the progress goes; None shows none.
         splats: who takes new splats, and goes back to the old ones where a round was bad; None: neither happens.
         held: photos that do not train, to judge rounds by.
         watch: shown each clip's renders and what became of them.
@@ -69,18 +70,21 @@ def run_round(
     )
     try:
         with torch.no_grad():
-            clips = work.plan()
-            frames = list(work.frames(clips, console))
-            added = 0
-            if splats is not None:
-                added = expand(work.points, work.seen.unit, config.expand, splats, seed_of(seed, "expand", state.round))
+            progress = RoundProgress(console, f"round {state.round + 1}")
+            with INTERRUPTS.at_once(), progress:  # nothing of the run changes here
+                clips = work.plan()
+                frames = list(work.frames(clips, progress))
     finally:
         if isinstance(repairer, HoldsDevice):
             repairer.release()
     standing = trust([report.outcome for report in state.reports])
     weighed = [replace(frame, weight=frame.weight * standing) for frame in frames]
     admission = state.admit(weighed, work.seen.unit, config.decay)
-    outcome = "refused" if clips and work.refused == len(clips) else "accepted" if before is None else "open"
+    added = 0
+    if splats is not None and admission.entered:  # no frame would teach what else is added
+        with torch.no_grad():
+            added = expand(work.points, work.seen.unit, config.expand, splats, seed_of(seed, "expand", state.round))
+    outcome = _outcome(len(clips), work.refused, admission.entered, judged=before is not None)
     report = RoundReport(
         round=state.round,
         step=k,
@@ -138,25 +142,23 @@ class _Round:
         cameras = [camera.to("cpu") for camera in self.captured.full or self.captured.cameras]
         return plan_round(cameras, self.config, self.seed, self.number, prober)
 
-    def frames(self, clips: Sequence[Clip], console: Console | None) -> Iterator[GeneratedFrame]:
+    def frames(self, clips: Sequence[Clip], progress: RoundProgress) -> Iterator[GeneratedFrame]:
         """Every wanted pose of the round once, in the order of the clips that show it last."""
         waiting: dict[int, list[RefinedFrame]] = {}
         origins: dict[int, Provenance] = {}
-        with _progress(console) as progress:
-            task = progress.add_task(f"round {self.number + 1}: render and {self.repairer.name}", total=len(clips))
-            for index, clip in enumerate(clips):
-                repaired = self._repair(clip, index)
-                for i, refined in enumerate(repaired.frames):
-                    if repaired.refused or not clip.wanted[i]:
-                        continue
-                    waiting.setdefault(clip.poses[i], []).append(refined)
-                    origins.setdefault(clip.poses[i], self._provenance(clip, index, i))
-                coming = set(clips[index + 1].poses) if index + 1 < len(clips) else set()
-                for pose in [pose for pose in waiting if pose not in coming]:
-                    refined = merge(waiting.pop(pose))
-                    self._note(refined)
-                    yield encode(refined, origins[pose])
-                progress.advance(task)
+        for index, clip in enumerate(clips):
+            progress.tell(f"{self.repairer.name}, clip", index, len(clips))
+            repaired = self._repair(clip, index)
+            for i, refined in enumerate(repaired.frames):
+                if repaired.refused or not clip.wanted[i]:
+                    continue
+                waiting.setdefault(clip.poses[i], []).append(refined)
+                origins.setdefault(clip.poses[i], self._provenance(clip, index, i))
+            coming = set(clips[index + 1].poses) if index + 1 < len(clips) else set()
+            for pose in [pose for pose in waiting if pose not in coming]:
+                refined = merge(waiting.pop(pose))
+                self._note(refined)
+                yield encode(refined, origins[pose])
 
     def _repair(self, clip: Clip, index: int) -> RefinedClip:
         rendered = render_clip(self.render, [camera.to(self.device) for camera in clip.cameras])
@@ -225,10 +227,14 @@ def check_repaired(rendered: RGBDClip, repaired: RepairedClip, name: str) -> Non
         raise ValueError(f"repairer '{name}' gave rgb, disparity, confidence of shapes {found}; expected {expected}.")
 
 
+def _outcome(clips: int, refused: int, entered: int, judged: bool) -> str:
+    """What is known of a round at once: of its clips so many were refused, of its frames so many entered the pool."""
+    if clips and refused == clips:
+        return "refused"
+    if not entered:
+        return "empty"
+    return "open" if judged else "accepted"
+
+
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
-
-
-def _progress(console: Console | None) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=console is None, transient=True)

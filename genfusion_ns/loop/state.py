@@ -49,13 +49,13 @@ class RoundReport:
     after: float | None = None
     """The same after its frames have taught, when the next round begins or the loop ends; None until then."""
     outcome: str = "open"
-    """'accepted', 'refused' (all of its clips), 'lowered' (its frames lost weight) or 'rolled back'; 'open' while
-    held-out photos have not judged yet."""
+    """'accepted', 'refused' (all of its clips), 'empty' (no frame entered), 'lowered' (its frames lost weight) or
+    'rolled back'; 'open' while held-out photos have not judged yet."""
 
     @property
     def evidence(self) -> str:
         """What the outcome rests on."""
-        if self.before is not None and self.outcome != "refused":
+        if self.before is not None and self.outcome not in ("refused", "empty"):
             return "held-out photos"
         return "photos warped into the views" if self.clips > self.clips_unjudged else "none"
 
@@ -70,6 +70,8 @@ class LoopState:
     """One per finished round."""
     retired: list[GeneratedFrame] = field(default_factory=list)
     """Frames that the last round pushed out of the pool; they come back if it is rolled back."""
+    unfinished: bool = False
+    """Whether the round after the last step was cut off; the resumed run has to make up for it."""
 
     @property
     def round(self) -> int:
@@ -101,6 +103,7 @@ class LoopState:
             "pool": self.pool.state_dict(),
             "reports": [asdict(report) for report in self.reports],
             "retired": [frame.state_dict() for frame in self.retired],
+            "unfinished": self.unfinished,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -108,3 +111,4 @@ class LoopState:
         self.pool.load_state_dict(state["pool"])
         self.reports = [RoundReport(**report) for report in state["reports"]]
         self.retired = [GeneratedFrame.from_state_dict(frame) for frame in state["retired"]]
+        self.unfinished = state.get("unfinished", False)

@@ -6,11 +6,14 @@ Everything here is a work-around for a named fault of that release and can go wh
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
@@ -21,6 +24,8 @@ from torch import Tensor, nn
 
 from genfusion_ns.errors import UserError
 
+LOCAL = "127.0.0.1"
+"""Address of the viewer, for this machine only."""
 _numpy_scalar = importlib.import_module("numpy.core.multiarray").scalar
 
 
@@ -87,6 +92,52 @@ class LazyLpips:
                 f"offline, put torchvision's alexnet-owt-7be5be79.pth into {folder}."
             )
             return None
+
+
+_INSTEAD = {
+    "pointcloud": "ns-export gaussian-splat --load-config {run} --output-dir {out}",
+    "tsdf": "genfusion-mesh --load-config {run}",
+    "poisson": "genfusion-mesh --load-config {run}",
+    "marching-cubes": "genfusion-mesh --load-config {run}",
+    "spiral": "genfusion-camera-path --kind spiral --load-config {run}",
+}
+
+
+def check_command(argv: Sequence[str]) -> None:
+    """Fault: some subcommands of ns-export and ns-render work for fields only and end in assertions.
+
+    Args:
+        argv: the process's arguments, its name first.
+
+    Raises:
+        UserError: it is one of them; the message names the command that works.
+    """
+    program = {"exporter.py": "ns-export", "render.py": "ns-render"}.get(Path(argv[0]).name, Path(argv[0]).name)
+    name = next((argument for argument in argv[1:] if not argument.startswith("-")), "")
+    if program not in ("ns-export", "ns-render") or name not in _INSTEAD:
+        return
+    given = dict(zip(argv, argv[1:], strict=False))
+    run, out = (shlex.quote(given.get(option, "...")) for option in ("--load-config", "--output-dir"))
+    instead = _INSTEAD[name].format(run=run, out=out)
+    raise UserError(f"{program} {name} works on fields of rays; this run holds splats. Instead: {instead}")
+
+
+def tame_ns_viewer(argv: Sequence[str]) -> None:
+    """Fault: ns-viewer drops the run's own settings of the viewer, listens on all addresses of the machine, and Ctrl+C
+    ends it in a traceback. For runs of this method it listens on 127.0.0.1 unless --viewer.websocket-host is given."""
+    module: Any = sys.modules.get("nerfstudio.scripts.viewer.run_viewer")
+    if module is None:
+        return
+    start = module._start_viewer
+    chosen = any(argument.replace("_", "-").startswith("--viewer.websocket-host") for argument in argv)
+
+    def start_locally(config: Any, *args: Any) -> None:
+        if not chosen:
+            config.viewer.websocket_host = LOCAL
+        with contextlib.suppress(KeyboardInterrupt):
+            start(config, *args)
+
+    module._start_viewer = start_locally
 
 
 def report_user_errors_without_traceback() -> None:

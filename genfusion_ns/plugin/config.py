@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-from nerfstudio.configs.base_config import LoggingConfig, MachineConfig, ViewerConfig
+from nerfstudio.configs.base_config import LocalWriterConfig, LoggingConfig, MachineConfig, ViewerConfig
 from nerfstudio.plugins.types import MethodSpecification
 from nerfstudio.utils.rich_utils import CONSOLE
 
@@ -79,8 +79,9 @@ def _config(
         machine=MachineConfig(device_type=device),
         pipeline=GenFusionPipelineConfig(datamanager=datamanager, model=GenFusionModelConfig(densifier=densifier)),
         optimizers=gaussian_optimizers(),
-        logging=LoggingConfig(steps_per_log=50),
-        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
+        # 0 = every line stays; the default moves the cursor up over the lines that others have printed.
+        logging=LoggingConfig(steps_per_log=50, local_writer=LocalWriterConfig(enable=True, max_log_size=0)),
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 15, websocket_host=compat.LOCAL),
         # "viewer" alone would switch evaluation off.
         vis="viewer+tensorboard",
     )

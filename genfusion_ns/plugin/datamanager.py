@@ -30,14 +30,15 @@ from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.contact_sheet import MostChanged
 from genfusion_ns.loop.pool import GeneratedFrame, GeneratedViews
 from genfusion_ns.loop.repair import Repairer
-from genfusion_ns.loop.report import round_table
+from genfusion_ns.loop.report import round_line, round_table
 from genfusion_ns.loop.round import CapturedViews, run_round
 from genfusion_ns.loop.state import LoopState
 from genfusion_ns.plugin import compat, photos
+from genfusion_ns.plugin.clock import Clock, duration
 from genfusion_ns.plugin.dataparser import GenFusionDataParserConfig, subset
 from genfusion_ns.plugin.first_splats import find_depth
 from genfusion_ns.plugin.model import NORMALS_KEY, GenFusionModel
-from genfusion_ns.plugin.panel import RoundsPanel
+from genfusion_ns.plugin.panel import RoundsPanel, round_steps_after
 from genfusion_ns.plugin.round_log import log_round
 from genfusion_ns.plugin.views import core_cameras
 from genfusion_ns.seeding import generator, order_index
@@ -123,6 +124,7 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         config.cache_images = compat.usable_image_cache(config.cache_images, device)  # type: ignore[assignment]
         self.loop_state = LoopState(GeneratedViews(config.loop.pool))
         self.rounds = RoundsPanel(training=test_mode == "val")
+        self.clock = Clock()
         self.set_run_length(config.reference_iterations)
         self._repairer: Repairer | None = None
         self.depth: CaptureDepth | None = None
@@ -143,7 +145,8 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         outputs = self.dataparser.get_dataparser_outputs(split=self.test_split)
         if outputs.image_filenames and self.test_mode != "inference":
             outputs = photos.checked(outputs, minimum=1)
-        if not outputs.image_filenames:
+        self.holds_out = bool(outputs.image_filenames)
+        if not self.holds_out:
             every = list(range(0, len(self.train_dataset), EVAL_FALLBACK_EVERY))
             CONSOLE.print(
                 f"[yellow]No photo is held out;[/] {len(every)} of the training photos stand in, so evaluation shows "
@@ -276,7 +279,7 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
 
     def set_run_length(self, max_num_iterations: int) -> None:
         """Scale the loop's step numbers to a run of so many steps."""
-        self._run_length = max_num_iterations
+        self.run_length = max_num_iterations
         self._loop = self.config.loop.scaled_to(max_num_iterations, self.config.reference_iterations)
         self.rounds.update(self.loop_state, self._loop, 0, max_num_iterations)
 
@@ -300,22 +303,35 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         trainer = training_callback_attributes.trainer
         pipeline = training_callback_attributes.pipeline
         assert trainer is not None and pipeline is not None
+        before_step = TrainingCallbackLocation.BEFORE_TRAIN_ITERATION
         after_step, after_all = TrainingCallbackLocation.AFTER_TRAIN_ITERATION, TrainingCallbackLocation.AFTER_TRAIN
         folder = trainer.base_dir / GENERATED_FOLDER
         if self.loop_state.pool or folder.is_dir():
             # resumed: what the folder holds may be older, or newer, than the checkpoint
             self.loop_state.pool.save(folder)
         return [
+            TrainingCallback([before_step], self.make_up_for_round, args=[pipeline.model, folder]),
             TrainingCallback([after_step], self.run_round_if_due, args=[pipeline.model, folder]),
             TrainingCallback([after_step], self.end_loop_if_due, args=[pipeline.model, folder]),
             TrainingCallback([after_all], self.print_rounds),
         ]
 
     def run_round_if_due(self, model: GenFusionModel, folder: Path, step: int) -> None:
-        """After step `step` (0-based): render novel views, have them repaired, admit them, keep them on disk too."""
+        """Run a round after step `step` (0-based) where one is scheduled or asked for."""
+        if self.rounds.wants_round(self._loop, step + 1, self.run_length):
+            self.run_round(model, folder, step)
+
+    def make_up_for_round(self, model: GenFusionModel, folder: Path, step: int) -> None:
+        """Before the first step of a resumed run: the round that a signal cut off after the step before."""
+        if self.loop_state.unfinished:
+            model.step = step - 1
+            self.run_round(model, folder, step - 1)
+            model.step = step
+
+    def run_round(self, model: GenFusionModel, folder: Path, step: int) -> None:
+        """After step `step`: render novel views, have them repaired, admit them, keep them on disk too."""
         k = step + 1
-        if not self.rounds.wants_round(self._loop, k, self._run_length):
-            return
+        self.loop_state.unfinished = True
         if self._repairer is None:
             self._repairer = self._loop.make_repairer(self.device, CONSOLE.print)
         training, judging = self._captured_views(model)
@@ -342,18 +358,28 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
                 "--pipeline.datamanager.loop.max-side or loop.clip-length, or less loop.diffusion.memory than is free.",
                 soft_wrap=True,
             )
+            self.loop_state.unfinished = False
             return
+        self.loop_state.unfinished = False
         with write_errors(folder.parent, DISK_ADVICE):
             self.loop_state.pool.save(folder)
             log_round(report, watch.sheet(), step, folder.parent)
-        self.rounds.update(self.loop_state, self._loop, k, self._run_length)
+        self.rounds.update(self.loop_state, self._loop, k, self.run_length)
         self.rounds.show_clip(watch.sheet())
+        self.clock.add_round(report.seconds)
+        left = self.clock.remaining(self.run_length - k, self.rounds_after(k))
         CONSOLE.print(
-            f"[bold]genfusion:[/] round {report.round + 1} at step {k}: {report.admitted} views from {report.clips} "
-            f"clips ({self._repairer.name}; {report.clips_refused} refused), coverage {report.coverage:.2f}, "
-            f"{report.seconds:.1f} s.",
+            f"[bold]genfusion:[/] {round_line(report, self._repairer.name)}; about {duration(left)} to go.",
             soft_wrap=True,
         )
+
+    def rounds_after(self, k: int) -> int:
+        """How many scheduled rounds come after step k."""
+        return len(round_steps_after(k, self._loop, self.run_length))
+
+    def renders_after(self, k: int) -> int:
+        """How many views the steps after step k render: a captured one each, and a generated one while it counts."""
+        return sum(1 + (self._loop.generated_weight(step) > 0) for step in range(k, self.run_length))
 
     def end_loop_if_due(self, model: GenFusionModel, folder: Path, step: int) -> None:
         """When generated views have taught for the last time, held-out photos judge the last round too."""
@@ -364,7 +390,7 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
             judge_last_round(model.render, judging, self.loop_state, self._loop, model.trained_splats())
             with write_errors(folder.parent, DISK_ADVICE):
                 self.loop_state.pool.save(folder)
-            self.rounds.update(self.loop_state, self._loop, step + 1, self._run_length)
+            self.rounds.update(self.loop_state, self._loop, step + 1, self.run_length)
 
     def print_rounds(self, step: int) -> None:
         """At the end of a run: what each round did."""
@@ -410,4 +436,4 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.loop_state.load_state_dict(state)
         step = self.loop_state.reports[-1].step if self.loop_state.reports else 0
-        self.rounds.update(self.loop_state, self._loop, step, self._run_length)
+        self.rounds.update(self.loop_state, self._loop, step, self.run_length)

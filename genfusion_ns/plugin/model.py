@@ -83,7 +83,7 @@ class GenFusionModelConfig(ModelConfig):
     densifier: SparsityAwareDensifier = field(default_factory=SparsityAwareDensifier)
     """How splats are added and removed."""
     camera_optimizer: CameraOptimizerConfig = field(default_factory=lambda: CameraOptimizerConfig(mode="off"))
-    """Kept for Nerfstudio's sake; poses are not optimised."""
+    """Not used, and kept so that configurations of Splatfacto load: poses are not optimised."""
     seed: int = 42
     """All random numbers of the model follow from (seed, step), so that a resumed run draws the same ones."""
 
@@ -119,7 +119,6 @@ class GenFusionModel(SplatfactoModel):
         normals = self.kwargs.get("metadata", {}).get(NORMALS_KEY)
         initial = init_gaussians(xyz, rgb, sh_degree=config.sh_degree, seed=config.seed, normals=normals)
         self.gauss_params = torch.nn.ParameterDict({name: Parameter(value) for name, value in initial.items()})
-        self.camera_optimizer = config.camera_optimizer.setup(num_cameras=self.num_train_data, device="cpu")
         self.psnr = PeakSignalNoiseRatio(data_range=1.0)
         self.lpips = compat.LazyLpips()
         self.step = 0
@@ -182,6 +181,11 @@ class GenFusionModel(SplatfactoModel):
         """Bring the bookkeeping of who sees which splat up to date (`trust.count_observers`)."""
         splats = activate(self._params())
         self.densifier_state["seen_by"] = trust.count_observers(splats, cameras, self.rasterizer, self.config.near)
+
+    def origins(self) -> dict[str, float]:
+        """Shares of the splats that are observed, repaired and invented (`trust`)."""
+        kinds = trust.classify(self.densifier_state)
+        return {name: float((kinds == i).float().mean()) for i, name in enumerate(trust.CLASSES)}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GenFusionModel:
         """The splats' statistics move along to another device; they are no buffers, since their number changes."""

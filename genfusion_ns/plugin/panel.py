@@ -164,19 +164,23 @@ class _Door(ViewerControl):
         self._panel = panel
         self.wishes: ViewerWishes | None = None
         self.cameras: Sequence[Camera] = ()
+        self._frustum = 0.0
 
     def _setup(self, viewer: Viewer) -> None:
         super()._setup(viewer)
         if self.wishes is not None:
             self.wishes.shown = lambda: shown_outputs(viewer)
+        self._frustum = viewer.config.camera_frustum_scale / VISER_NERFSTUDIO_SCALE_RATIO
         viewer.viser_server.on_client_connect(self._open)
+        CONSOLE.print(how_to_open(viewer.viser_server.get_host(), viewer.viser_server.get_port()), soft_wrap=True)
         self._load_clip(viewer.log_filename.parent)
 
     def _open(self, client: ClientHandle) -> None:
-        """Nerfstudio's viewer looks at the world's origin, where the cameras are: look at the scene instead."""
+        """Nerfstudio's viewer looks at the world's origin, where the cameras are: look at the scene instead, with no
+        photo before it."""
         if not self.cameras:
             return
-        camera, target = opening_view(self.cameras)
+        camera, target = opening_view(self.cameras, self._frustum)
         c2w = camera.c2w.double().numpy()
         with client.atomic():
             client.camera.position = c2w[:3, 3] * VISER_NERFSTUDIO_SCALE_RATIO
@@ -195,6 +199,16 @@ class _Door(ViewerControl):
             CONSOLE.print(f"[yellow]The last round's picture is not shown:[/] {path} cannot be read ({error}).")
             return
         self._panel.show_clip(sheet)
+
+
+def how_to_open(host: str, port: int) -> str:
+    """Where the viewer is, and how to reach it from elsewhere."""
+    if host not in ("127.0.0.1", "localhost"):
+        return f"[bold]viewer:[/] http://localhost:{port}, and from every machine that reaches this one (host {host})"
+    return (
+        f"[bold]viewer:[/] http://localhost:{port}, for this machine only; from another one first: "
+        f"ssh -L {port}:localhost:{port} THIS_MACHINE (or start with --viewer.websocket-host 0.0.0.0)"
+    )
 
 
 def shown_outputs(viewer: Any) -> set[str]:

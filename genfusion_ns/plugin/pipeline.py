@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
@@ -18,6 +19,9 @@ from genfusion_ns.errors import UserError
 from genfusion_ns.geometry import scene_extent
 from genfusion_ns.loop.perceptual import PerceptualLoss, perceptual_loss
 from genfusion_ns.loop.supervision import generated_view_loss
+from genfusion_ns.losses import psnr, ssim
+from genfusion_ns.plugin import compat
+from genfusion_ns.plugin.clock import duration
 from genfusion_ns.plugin.datamanager import GenFusionDataManager, GenFusionDataManagerConfig
 from genfusion_ns.plugin.model import GenFusionModel, GenFusionModelConfig
 from genfusion_ns.plugin.resume import check_finite
@@ -27,6 +31,17 @@ from genfusion_ns.raster import choose_rasterizer
 COUNT_EVERY = 250
 """Steps between two counts of the captured views that see each splat, where a viewer shows it; each checkpoint counts
 anew."""
+
+
+class HeldOutQuality(NamedTuple):
+    """Means over the held-out photos."""
+
+    psnr: float
+    """In dB."""
+    ssim: float
+    """At most 1."""
+    photos: int
+    """How many."""
 
 
 @dataclass
@@ -48,6 +63,8 @@ class GenFusionPipeline(VanillaPipeline):
     datamanager: GenFusionDataManager
 
     def __init__(self, config: GenFusionPipelineConfig, device: str, *args: Any, **kwargs: Any) -> None:
+        compat.check_command(sys.argv)
+        compat.tame_ns_viewer(sys.argv)
         check_bounds(config, "pipeline.")  # of a config.yml that ns-eval and its kin load, too
         # what is wrong with the rasteriser should be known before photos are read and points are sought
         rasterizer = choose_rasterizer(config.model.rasterizer, device)
@@ -117,6 +134,24 @@ class GenFusionPipeline(VanillaPipeline):
             metrics = super().get_average_image_metrics(*args, **kwargs)
         return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
+    @torch.no_grad()
+    def held_out_quality(self) -> HeldOutQuality | None:
+        """What ns-eval finds, without LPIPS, whose network may be neither here nor quick; None without such photos."""
+        if not self.datamanager.holds_out:
+            return None
+        self.eval()
+        found = []
+        with self.model.wishes.set_aside():
+            for camera, batch in self.datamanager.fixed_indices_eval_dataloader:
+                outputs = self.model.get_outputs_for_camera(camera)
+                target = self.model.composite_with_background(
+                    self.model.get_gt_img(batch["image"]), outputs["background"]
+                )
+                found.append((psnr(outputs["rgb"], target), ssim(outputs["rgb"], target)))
+        means = torch.tensor(found).mean(dim=0).tolist()
+        self.train()
+        return HeldOutQuality(*means, photos=len(found))
+
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         """Load a checkpoint, strictly: Nerfstudio would drop what does not fit without a word."""
         self.model.update_to_step(step)
@@ -130,19 +165,24 @@ class GenFusionPipeline(VanillaPipeline):
         check_finite({name: value for name, value in loaded_state.items() if name.startswith(prefix)})
         self.load_state_dict(loaded_state, strict=True)
 
-    def announce(self, remaining_steps: int) -> None:
-        """Say who renders and how long the run will take, from the time of a few real steps without their update."""
-        model, step = self.model, self.model.step
-        self._probe(step)  # compiles kernels, which must not be timed
+    def announce(self, first: int) -> None:
+        """Say who renders and how long the run will take from step `first` (0-based) on, from the time of a few real
+        steps without their update; rounds count as long as those of the checkpoint took."""
+        model, views = self.model, self.datamanager
+        self._probe(first)  # compiles kernels, which must not be timed
         start, probes = time.perf_counter(), 3
         for _ in range(probes):
-            self._probe(step)
-        seconds = (time.perf_counter() - start) / probes
-        minutes = seconds * remaining_steps / 60
+            self._probe(first)
+        rendered = 1 if views.next_generated(first) is None else 2
+        seconds = (time.perf_counter() - start) / probes / rendered * views.renders_after(first)
+        rounds, reports = views.rounds_after(first), views.loop_state.reports
+        for report in reports:
+            seconds += rounds * report.seconds / len(reports)
+        unknown = f", and {rounds} rounds of generated views, whose time shows with the first" if rounds else ""
         CONSOLE.print(
             f"[bold]genfusion:[/] {model.rasterizer.name} rasteriser on {model.device}, {model.num_points:,} Gaussians"
-            f", {len(self.datamanager.train_dataset)} photos; about {minutes:.1f} min for {remaining_steps:,} steps "
-            f"({1000 * seconds:.0f} ms a step now; more as Gaussians are added).",
+            f", {len(views.train_dataset)} photos; about {duration(seconds)} for {views.run_length - first:,} steps "
+            f"(more as Gaussians are added){f' and {rounds} rounds' if rounds and reports else unknown}.",
             soft_wrap=True,
         )
 

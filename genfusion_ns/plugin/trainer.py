@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import functools
-import os
+import signal
+import sys
 from dataclasses import dataclass, field
 from typing import ClassVar, cast
 
 import torch
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer, TrainerConfig
-from nerfstudio.utils import profiler
+from nerfstudio.utils import profiler, writer
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
+from nerfstudio.utils.writer import EventName
 
 from genfusion_ns.bounds import COUNT, NATURAL, POSITIVE, Bound, Bounds, check_bounds
 from genfusion_ns.errors import UserError
+from genfusion_ns.files import replacing
+from genfusion_ns.interrupts import INTERRUPTS, Interrupted
+from genfusion_ns.plugin.next_steps import commands_after_training, print_commands, resume_command
 from genfusion_ns.plugin.optimizers import LogLinearSchedulerConfig
 from genfusion_ns.plugin.pipeline import GenFusionPipeline, GenFusionPipelineConfig
 from genfusion_ns.plugin.resume import checkpoints, chosen_checkpoint, fitting_errors, read_checkpoint
@@ -81,20 +87,27 @@ class GenFusionTrainer(Trainer):
         """Nerfstudio's set-up, then one line about the renderer and the time to expect."""
         ready = False
         try:
-            self._check_device()
-            # before photos are read and splats are made
-            chosen_checkpoint(self.config.load_dir, self.config.load_step, self.config.load_checkpoint)
-            views, total = self.config.pipeline.datamanager, self.config.max_num_iterations
-            views.loop.scaled_to(total, views.reference_iterations).check_files(total)
-            super().setup(test_mode=test_mode)  # type: ignore[arg-type]
-            ready = True
+            with INTERRUPTS.deferred(), INTERRUPTS.at_once():
+                self._check_device()
+                # before photos are read and splats are made
+                chosen_checkpoint(self.config.load_dir, self.config.load_step, self.config.load_checkpoint)
+                views, total = self.config.pipeline.datamanager, self.config.max_num_iterations
+                views.loop.scaled_to(total, views.reference_iterations).check_files(total)
+                super().setup(test_mode=test_mode)  # type: ignore[arg-type]
+                ready = True
+                self._bad_steps = 0
+                self.callbacks.append(
+                    TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], lambda step: INTERRUPTS.check())
+                )
+                self.callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self._print_result))
+                if self._start_step < total:
+                    self.pipeline.announce(self._start_step)
+        except Interrupted:
+            CONSOLE.print("[yellow]stopped before the first step:[/] nothing was trained. Start again at any time.")
+            raise
         finally:
             if not ready:
                 remove_unused_run(self.base_dir)
-        self._bad_steps = 0
-        remaining = self.config.max_num_iterations - self._start_step
-        if remaining > 0:
-            self.pipeline.announce(remaining)
 
     def _check_device(self) -> None:
         """Refuse to run the full-size preset on a CPU by accident."""
@@ -131,7 +144,11 @@ class GenFusionTrainer(Trainer):
         CONSOLE.print(f"[bold]genfusion:[/] goes on from {path}, step {state['step']}.", soft_wrap=True)
 
     def train(self) -> None:
-        """Train up to step `max_num_iterations`, also after --load-dir (stock 1.1.5 would run that many more)."""
+        """Train up to step `max_num_iterations`, also after --load-dir (stock 1.1.5 would run that many more).
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM came; the steps that are done are in a checkpoint.
+        """
         total = self.config.max_num_iterations
         if self._start_step >= total:
             CONSOLE.print(
@@ -140,10 +157,61 @@ class GenFusionTrainer(Trainer):
             )
             return
         self.config.max_num_iterations = total - self._start_step
+        self._last_step = self._start_step - 1
+        with INTERRUPTS.deferred(wake=self._unpause):
+            try:
+                super().train()
+            except Interrupted:
+                if self.training_state != "completed":
+                    self._save_unfinished(total)
+                raise
+            finally:
+                self.config.max_num_iterations = total
+
+    def _unpause(self) -> None:
+        """Let a paused run make the one step after which it stops."""
+        if self.training_state == "paused":
+            self.training_state = "training"
+
+    def _save_unfinished(self, total: int) -> None:
+        self.save_checkpoint(self._last_step)
+        CONSOLE.print(f"\n[yellow]stopped[/] after {self._last_step + 1:,} of {total:,} steps, all saved. To go on:")
+        print_commands([resume_command(sys.argv, self.config, self.checkpoint_dir)])
+
+    def _print_result(self, step: int) -> None:
+        """At the end of a run: how good it is, where it is, what to do with it."""
+        with INTERRUPTS.at_once():
+            found = self.pipeline.held_out_quality()
+        if found is not None:
+            CONSOLE.print(f"[bold]held-out photos ({found.photos}):[/] PSNR {found.psnr:.2f} dB, SSIM {found.ssim:.3f}")
+        shares = ", ".join(f"{100 * share:.0f} % {name}" for name, share in self.pipeline.model.origins().items())
+        CONSOLE.print(f"[bold]the splat:[/] {self.pipeline.model.num_points:,} Gaussians ({shares}), in", end=" ")
+        CONSOLE.print(self.checkpoint_dir / f"step-{step:09d}.ckpt", highlight=False, soft_wrap=True)
+        CONSOLE.print("[bold]next:[/]")
+        print_commands(commands_after_training(self.base_dir / "config.yml"))
+
+    def _train_complete_viewer(self) -> None:
+        """The viewer goes on after the end of training, until Ctrl+C, which is no failure then."""
         try:
-            super().train()
-        finally:
-            self.config.max_num_iterations = total
+            with INTERRUPTS.at_once():
+                super()._train_complete_viewer()
+        except Interrupted as stop:
+            if stop.code != 128 + signal.SIGINT:
+                raise
+
+    def _update_viewer_state(self, step: int) -> None:
+        """Between a step's timing and its writing: rounds, which are part of a step, count apart from the others."""
+        clock = self.pipeline.datamanager.clock
+        timed = writer.GLOBAL_BUFFER["events"].get(EventName.ITER_TRAIN_TIME.value)
+        if timed is None:  # the first process of several keeps them
+            return
+        timed["buffer"][-1] = clock.add_step(timed["buffer"][-1])
+        k = step + 1
+        left = clock.remaining(self.pipeline.datamanager.run_length - k, self.pipeline.datamanager.rounds_after(k))
+        for event in writer.EVENT_STORAGE:
+            if event["name"] == EventName.ETA.value:
+                event["event"] = left
+        super()._update_viewer_state(step)
 
     @profiler.time_function
     def train_iteration(self, step: int) -> TRAIN_INTERATION_OUTPUT:
@@ -159,6 +227,7 @@ class GenFusionTrainer(Trainer):
         else:
             self._skip_bad_step(step)
         self.optimizers.scheduler_step_all(step)
+        self._last_step = step
         return loss.detach(), {name: value.detach() for name, value in loss_dict.items()}, metrics_dict
 
     def _is_finite(self, loss: torch.Tensor) -> bool:
@@ -191,9 +260,8 @@ class GenFusionTrainer(Trainer):
         self.pipeline.count_observers()
         path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
         # Not in the same folder: Nerfstudio reads every file name there as a step number.
-        for left in self.base_dir.glob(".step-*.ckpt.*"):  # by a run that was killed while it wrote
-            left.unlink(missing_ok=True)
-        temporary = self.base_dir / f".{path.name}.{os.getpid()}"
+        for left in [*self.base_dir.glob(".step-*.tmp.ckpt"), *self.base_dir.glob(".step-*.ckpt.*")]:
+            left.unlink(missing_ok=True)  # by a run that was killed while it wrote
         state = {
             "step": step,
             "pipeline": self.pipeline.state_dict(),
@@ -203,8 +271,8 @@ class GenFusionTrainer(Trainer):
         }
         try:
             self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
-            torch.save(state, temporary)
-            os.replace(temporary, path)
+            with replacing(path, folder=self.base_dir) as temporary:
+                torch.save(state, temporary)
         except (OSError, RuntimeError) as error:  # torch raises the latter where a write fails
             older = max(checkpoints(self.checkpoint_dir).values(), default=None)
             raise UserError(
@@ -213,8 +281,6 @@ class GenFusionTrainer(Trainer):
                 + "Make room on the disk, then go on"
                 + (f" with --load-dir {self.checkpoint_dir}." if older else " by training anew.")
             ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
         if self.config.save_only_latest_checkpoint:
             for old in self.checkpoint_dir.glob("*.ckpt"):
                 if old != path:

@@ -1,6 +1,7 @@
 """genfusion-camera-path, with a run that needs no training."""
 
 import json
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +45,8 @@ def test_writes_what_ns_render_reads(trained_run, tmp_path, capsys, kind):
     assert json.loads(out.read_text())["seconds"] == 2.0
     said = capsys.readouterr().out
     assert "ns-render camera-path --load-config" in said
-    assert f'"{out}"' in said
+    named = shlex.split(said[said.index("ns-render") :].split("\n")[0])
+    assert named[-4:] == ["--camera-path-filename", str(out), "--output-path", str(out.with_suffix(".mp4"))]
 
 
 def test_auto_follows_the_capture():

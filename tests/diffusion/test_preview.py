@@ -14,11 +14,15 @@ rng = np.random.default_rng(0)
 
 
 def test_columns_stand_side_by_side_in_their_order():
-    rgb, grey = rng.random((2, 4, 6, 3), np.float32), rng.random((2, 4, 6, 1), np.float32)
-    out = preview.side_by_side([rgb, grey])
-    assert out.shape == (2, 4, 12, 3) and out.dtype == np.uint8
-    assert np.abs(out[:, :, :6] / 255 - rgb).max() <= 0.5 / 255 + 1e-6
-    assert np.abs(out[:, :, 6:] / 255 - grey).max() <= 0.5 / 255 + 1e-6
+    rgb, grey = rng.random((2, 4, 60, 3), np.float32), rng.random((2, 4, 60, 1), np.float32)
+    out = preview.side_by_side({"a photo": rgb, "depth": grey})
+    assert out.shape == (2, preview.TITLE_HEIGHT + 4, 120, 3) and out.dtype == np.uint8
+    bar, pictures = out[:, : preview.TITLE_HEIGHT], out[:, preview.TITLE_HEIGHT :]
+    assert np.abs(pictures[:, :, :60] / 255 - rgb).max() <= 0.5 / 255 + 1e-6
+    assert np.abs(pictures[:, :, 60:] / 255 - grey).max() <= 0.5 / 255 + 1e-6
+    written = [(half > 128).sum() for half in (bar[0, :, :60], bar[0, :, 60:])]
+    assert min(written) > 30 and written[0] != written[1]  # a title over each column, and not the same
+    assert np.array_equal(bar[0], bar[1])
 
 
 def test_shown_disparity_is_bright_where_near_and_black_in_holes():

@@ -15,6 +15,7 @@ from tiny_networks import LITE, clip, repaired, seeded, tiny_pipeline
 
 from diffusion import __main__ as cli
 from diffusion import configurations
+from diffusion.preview import TITLE_HEIGHT
 from diffusion.repair_command import windows
 
 FRAMES, HEIGHT, WIDTH = 5, 20, 28
@@ -63,8 +64,22 @@ def test_it_repairs_a_clip_as_the_pipeline_does(monkeypatch, capsys, npz, weight
     assert sorted(p.name for p in (out / "rgb").iterdir()) == [f"{i:04d}.png" for i in range(FRAMES)]
     assert len(list((out / "disparity").iterdir())) == FRAMES
     with Image.open(out / "side_by_side.png") as sheet:
-        assert sheet.size == (4 * WIDTH, FRAMES * HEIGHT)
+        assert sheet.size == (4 * WIDTH, FRAMES * (HEIGHT + TITLE_HEIGHT))
+    assert "from the left: rendering, repaired, its depth, repaired depth" in text and "no depth" not in text
+    assert text.count("MiB") == 1  # one line of the memory plan; --plan-only shows all
     assert list(out.glob("side_by_side.mp4")) or list(out.glob("side_by_side.gif"))
+
+
+def test_a_clip_without_depth_says_what_to_expect(monkeypatch, capsys, weights, tmp_path):
+    c = clip(0, FRAMES, HEIGHT, WIDTH)
+    np.savez(tmp_path / "clip.npz", rgb=c["rgb"].numpy(), reference=c["references"][0].numpy())
+    out = tmp_path / "out"
+    status, text, error = run(
+        monkeypatch, capsys, "--clip", tmp_path / "clip.npz", "--out", out, "--weights", weights, "--steps", 2
+    )
+    assert status == 0 and "the clip has no depth" in text
+    assert "from the left: rendering, repaired, repaired depth" in text
+    assert "Loading pipeline" not in error and "torch_dtype" not in error
 
 
 def test_a_folder_of_frames_at_another_size_with_a_photo(monkeypatch, capsys, weights, tmp_path):

@@ -17,7 +17,7 @@ from genfusion_ns.loop.captured import CapturedViews
 from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.pool import GeneratedViews
 from genfusion_ns.loop.repair import IdentityRepairer
-from genfusion_ns.loop.report import round_table
+from genfusion_ns.loop.report import round_line, round_table
 from genfusion_ns.loop.round import run_round
 from genfusion_ns.loop.state import LoopState
 
@@ -247,17 +247,33 @@ def test_rolled_back_frames_and_retired_ones_survive_a_checkpoint(tmp_path):
 # -- table -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_table_shows_every_round():
+def printed(reports) -> list[str]:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(round_table(reports))
+    return [line for line in console.file.getvalue().splitlines() if line.strip()]
+
+
+def test_the_table_shows_every_round_on_one_line_of_80_columns_and_explains_itself():
     state = rounds(spoiled(0.2), spoiled(0.2), spoiled(0.4))
-    console = Console(file=io.StringIO(), width=160)
-    console.print(round_table(state.reports))
-    lines = console.file.getvalue().splitlines()
-    assert any("accepted" in line and line.count("->") == 1 and "held-out photos" in line for line in lines)
-    assert any("rolled back" in line for line in lines)
-    assert any("0 + 4 / 0" in line or "4 + 0 / 0" in line for line in lines)
-    fresh = replace(state.reports[0], before=None, after=None, outcome="open")
-    console.print(round_table([fresh]))
-    assert "- -> -" in console.file.getvalue()
-    console.print(round_table([replace(fresh, outcome="refused", clips=3, clips_refused=3)]))
-    refused = console.file.getvalue().splitlines()[-2]
-    assert "3 / 3" in refused and "refused" in refused and "photos warped into the views" in refused
+    lines = printed(state.reports)
+    rows = [line for line in lines if line.split()[0] in ("1", "2", "3") and ("+" in line)]
+    assert len(rows) == len(state.reports)
+    assert "accepted" in rows[0] and "rolled back" in rows[1]
+    first = state.reports[0]
+    assert f"{first.before:.2f}>{first.after:.2f}" in rows[0]
+    assert "0+4/0" in rows[0] or "4+0/0" in rows[0]
+    legend = " ".join(lines[-8:])
+    for name in ("clips:", "views:", "splats:", "cover:", "agree:", "held out:"):
+        assert name in legend
+    fresh = replace(first, before=None, after=None, outcome="open")
+    assert not any("held out" in line for line in printed([fresh]))
+    widest = replace(first, round=99, step=26000, clips=12, clips_refused=10, admitted=99, replaced=12, refused=99)
+    widest = replace(widest, added=20000, seconds=1234.0, outcome="rolled back")
+    assert any("1234 rolled back" in line for line in printed([widest]))
+
+
+def test_a_round_in_a_sentence():
+    report = rounds(spoiled(0.2), spoiled(0.2)).reports[0]
+    line = round_line(replace(report, admitted=0, refused=16, added=0, outcome="empty"), "classical")
+    assert "0 of 16 views kept, 0 of 1 clips refused (classical), 0 splats added" in line
+    assert "no view needs repair" in round_line(replace(report, clips=0), "classical")

@@ -17,7 +17,7 @@ from genfusion_ns.loop.expand import VOXEL, Points, expand, in_free_space, missi
 from genfusion_ns.loop.pool import GeneratedViews
 from genfusion_ns.loop.refine import RefinedFrame
 from genfusion_ns.loop.round import run_round
-from genfusion_ns.loop.state import LoopState
+from genfusion_ns.loop.state import LoopState, RoundReport
 
 CAPTURED = [aimed((3.0, y, 1.0)).resized(96, 72) for y in (-0.6, 0.0, 0.6)]
 SIDE = aimed((0.5, 3.0, 1.0)).resized(96, 72)
@@ -163,3 +163,21 @@ def test_a_round_hands_new_splats_over():
     off = replace(config, expand=0)
     assert run_round(holed, views, state, off, repairer, 3, 0, splats=Taker(given, 1, 99)).added == 0
     assert len(given) == 1
+
+
+def test_a_round_of_which_no_view_is_kept_adds_no_splats():
+    """Frames that weigh next to nothing do not enter the pool; their surfaces would never be trained."""
+
+    class Doubtful(OracleRepairer):
+        def repair(self, clip, reference):
+            repaired = super().repair(clip, reference)
+            return replace(repaired, confidence=torch.where(clip.alpha < 0.5, repaired.confidence, 0.0))
+
+    given = []
+    config = LoopConfig(frames=4, clip_length=4, trajectories=("orbit",), expand=300, skip_covered=2.0, weigh=False)
+    views = CapturedViews([*CAPTURED, SIDE], lambda i: textured([*CAPTURED, SIDE][i]).color)
+    state = LoopState(GeneratedViews(99))
+    nothing = replace(config, paste=False)
+    state.reports = [RoundReport(0, 1, 1, 0, 0, 0, 1.0, 0.0, 1.0, outcome="rolled back")] * 3  # frames weigh 1/64
+    report = run_round(holed, views, state, nothing, Doubtful(textured, 0.02), 1, 0, splats=Taker(given, 1, 10_000))
+    assert (report.admitted, report.added, report.outcome) == (0, 0, "empty") and report.refused > 0 and not given

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import time
 from collections import Counter
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from rich.console import Console
 from genfusion_ns.camera_path import to_nerfstudio_camera_path
 from genfusion_ns.errors import UserError
 from genfusion_ns.geometry import positions
+from genfusion_ns.loop import progress
 from genfusion_ns.loop.config import DiffusionConfig, LoopConfig
 from genfusion_ns.loop.plan import make_path, path_template, plan_round
 from genfusion_ns.loop.pool import GeneratedViews
@@ -233,7 +235,27 @@ def test_progress_is_shown_where_asked_for(around):
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     state = LoopState(GeneratedViews(SMALL.pool))
     run_round(ball, captured(around), state, SMALL, IdentityRepairer(), 1, 0, console=console)
-    assert "round 1: render and identity" in console.file.getvalue()
+    assert "round 1: identity, clip" in console.file.getvalue()
+
+
+def test_in_a_log_a_round_is_never_silent_for_long(around, monkeypatch):
+    """One line at the start; more where a clip takes long."""
+    monkeypatch.setattr(progress, "SILENCE", 0.05)
+
+    class Slow(IdentityRepairer):
+        name = "slow"
+
+        def repair(self, clip, reference):
+            time.sleep(0.2)
+            return super().repair(clip, reference)
+
+    console = Console(file=io.StringIO(), width=100)
+    state = LoopState(GeneratedViews(SMALL.pool))
+    run_round(ball, captured(around), state, SMALL, Slow(), 1, 0, console=console)
+    lines = console.file.getvalue().splitlines()
+    assert lines[0] == "round 1: choosing views"
+    assert any(line.startswith("round 1: slow, clip 1 of 6, ") for line in lines)
+    assert any(line.startswith("round 1: slow, clip 6 of 6, ") for line in lines)
 
 
 def test_state_survives_a_checkpoint(around, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -13,12 +14,13 @@ import open3d as o3d
 import pytest
 import torch
 from nerfstudio.scripts.eval import ComputePSNR
-from nerfstudio.scripts.exporter import ExportGaussianSplat
+from nerfstudio.scripts.exporter import ExportCameraPoses, ExportGaussianSplat, ExportTSDFMesh
 from nerfstudio.scripts.render import DatasetRender, RenderCameraPath, RenderInterpolated
 from PIL import Image
 from plyfile import PlyData
 
 from genfusion_ns.commands import camera_path, mesh
+from genfusion_ns.errors import UserError
 from genfusion_ns.plugin.config import cpu_config
 from genfusion_ns.plugin.runs import load_run
 
@@ -26,22 +28,32 @@ needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ns-ren
 
 
 @pytest.fixture(scope="module")
-def run(scene, tmp_path_factory) -> Path:
-    """config.yml of a run of 200 steps on the small room."""
+def trained(scene, tmp_path_factory) -> tuple[Path, str]:
+    """config.yml of a run of 200 steps on the small room, and what the run said."""
+    from nerfstudio.utils.rich_utils import CONSOLE
+
     config = cpu_config("genfusion-cpu")
     config.data = config.pipeline.datamanager.data = scene
-    config.output_dir = tmp_path_factory.mktemp("run")
+    config.output_dir = tmp_path_factory.mktemp("a run")
     config.vis = "tensorboard"
     config.max_num_iterations = 200
     config.pipeline.datamanager.max_seed_points = 400
     config.pipeline.datamanager.initial_points = "all"
+    config.pipeline.datamanager.loop.repairer = "identity"  # quick
     config.pipeline.model.densifier.reset_every = 0  # so short a run would not recover
     config.set_timestamp()
     config.save_config()
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
-    trainer.train()
-    return config.get_base_dir() / "config.yml"
+    with CONSOLE.capture() as said:
+        trainer.train()
+    return config.get_base_dir() / "config.yml", said.get()
+
+
+@pytest.fixture(scope="module")
+def run(trained) -> Path:
+    """config.yml of the run."""
+    return trained[0]
 
 
 @pytest.fixture
@@ -76,6 +88,17 @@ def test_eval_psnr_is_that_of_the_written_pictures(run, tmp_path, no_lpips):
         truth, render = np.split(np.asarray(Image.open(path), dtype=np.float64) / 255, 2, axis=1)
         values.append(-10 * math.log10(((truth - render) ** 2).mean()))
     assert results(tmp_path / "metrics.json")["psnr"] == pytest.approx(np.mean(values), abs=0.05)
+
+
+def test_a_run_ends_with_its_quality_and_with_commands_to_paste(trained, tmp_path, no_lpips):
+    run, said = trained
+    ComputePSNR(run, tmp_path / "metrics.json").main()
+    expected = results(tmp_path / "metrics.json")
+    assert f"held-out photos (2): PSNR {expected['psnr']:.2f} dB, SSIM {expected['ssim']:.3f}" in said
+    assert "% observed" in said and str(run.parent / "nerfstudio_models" / "step-000000199.ckpt") in said
+    commands = [shlex.split(line) for line in said.splitlines() if line.startswith("  ns-")]
+    assert [command[0] for command in commands] == ["ns-viewer", "ns-eval", "ns-render", "ns-export"]
+    assert all(command[command.index("--load-config") + 1] == str(run) for command in commands)
 
 
 @needs_ffmpeg
@@ -118,6 +141,22 @@ def test_export_gaussian_splat(run, tmp_path):
     for column, (name, index) in {"x": ("means", 0), "scale_1": ("scales", 1), "rot_0": ("quats", 0)}.items():
         assert np.allclose(vertex[column], params[name].detach()[:, index].numpy())
     assert (vertex["scale_2"] < vertex["scale_0"]).all()
+
+
+def test_export_cameras(run, tmp_path):
+    ExportCameraPoses(load_config=run, output_dir=tmp_path).main()
+    found = json.loads((tmp_path / "transforms_train.json").read_text())
+    cameras = load_run(run).training_cameras
+    assert len(found) == len(cameras) == 10
+    centre = np.array(found[0]["transform"])[:, 3]
+    assert np.allclose(centre, cameras[0].position, atol=1e-6)
+    assert len(json.loads((tmp_path / "transforms_eval.json").read_text())) == 2
+
+
+def test_exporters_of_fields_name_the_command_that_works(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["ns-export", "tsdf", "--load-config", str(run)])
+    with pytest.raises(UserError, match="genfusion-mesh --load-config"):
+        ExportTSDFMesh(load_config=run, output_dir=tmp_path).main()
 
 
 def test_mesh(run, tmp_path):

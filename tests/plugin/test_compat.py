@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 from urllib.error import URLError
 
 import numpy as np
@@ -99,6 +100,47 @@ def test_lpips_with_local_weights_knows_same_from_different(shared, tmp_path, mo
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     assert lpips(image, image) == pytest.approx(0.0, abs=1e-6)
     assert (lpips(image, image.roll(7, -1)) or 0.0) > 0.05
+
+
+@pytest.mark.parametrize(
+    ("program", "name", "instead"),
+    [
+        ("/bin/ns-export", "pointcloud", "ns-export gaussian-splat --load-config 'my run/config.yml' --output-dir out"),
+        ("/bin/ns-export", "tsdf", "genfusion-mesh --load-config 'my run/config.yml'"),
+        ("/x/exporter.py", "poisson", "genfusion-mesh --load-config"),
+        ("/bin/ns-export", "marching-cubes", "genfusion-mesh --load-config"),
+        ("/bin/ns-render", "spiral", "genfusion-camera-path --kind spiral --load-config 'my run/config.yml'"),
+    ],
+)
+def test_commands_for_fields_name_the_one_for_splats(program, name, instead):
+    with pytest.raises(UserError) as raised:
+        compat.check_command([program, name, "--load-config", "my run/config.yml", "--output-dir", "out"])
+    assert instead in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "argv", [["ns-export", "gaussian-splat"], ["ns-export", "cameras"], ["ns-render", "dataset"], ["x", "spiral"], [""]]
+)
+def test_all_other_commands_go_ahead(argv):
+    compat.check_command(argv)
+
+
+@pytest.mark.parametrize(("options", "host"), [([], "127.0.0.1"), (["--viewer.websocket-host", "0.0.0.0"], "0.0.0.0")])
+def test_ns_viewer_listens_on_this_machine_unless_asked(monkeypatch, options, host):
+    from nerfstudio.scripts.viewer import run_viewer
+
+    started = []
+
+    def until_interrupted(config, pipeline, step):
+        started.append(config.viewer)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_viewer, "_start_viewer", until_interrupted)
+    compat.tame_ns_viewer(["ns-viewer", "--load-config", "config.yml", *options])
+    viewer = run_viewer.ViewerConfigWithoutNumRays().as_viewer_config()  # what the program makes of its own options
+    assert viewer.websocket_host == "0.0.0.0"  # the fault
+    run_viewer._start_viewer(SimpleNamespace(viewer=viewer), None, 0)
+    assert started[0].websocket_host == host
 
 
 def test_hook_prints_user_errors_and_passes_on_the_rest(monkeypatch, capsys):

@@ -139,9 +139,12 @@ class FakeClient:
 
 def fake_viewer(folder):
     control = SimpleNamespace(output_render="rgb", split=False, split_output_render="trust")
-    server = SimpleNamespace(opened=[])
+    server = SimpleNamespace(opened=[], get_host=lambda: "127.0.0.1", get_port=lambda: 7007)
     server.on_client_connect = server.opened.append
-    return SimpleNamespace(control_panel=control, viser_server=server, log_filename=folder / "viewer.log")
+    config = SimpleNamespace(camera_frustum_scale=0.1)
+    return SimpleNamespace(
+        control_panel=control, viser_server=server, log_filename=folder / "viewer.log", config=config
+    )
 
 
 def test_only_what_is_on_the_screen_is_computed(tmp_path):
@@ -169,7 +172,14 @@ def test_a_finished_run_shows_its_last_round(tmp_path):
     assert other.last_clip.content == ""
 
 
-def test_the_viewer_opens_at_a_captured_view_and_looks_where_it_looks(tmp_path):
+def test_the_viewer_says_where_it_is_and_who_can_reach_it(tmp_path, capsys):
+    RoundsPanel(training=True).control._setup(fake_viewer(tmp_path))
+    said = capsys.readouterr().out
+    assert "http://localhost:7007, for this machine only" in said and "ssh -L 7007:localhost:7007" in said
+    assert "from every machine" in panels.how_to_open("0.0.0.0", 7008)
+
+
+def test_the_viewer_opens_just_ahead_of_a_captured_view_and_looks_where_it_looks(tmp_path):
     from test_model import make_camera
 
     camera = make_camera(20, 14)
@@ -180,7 +190,9 @@ def test_the_viewer_opens_at_a_captured_view_and_looks_where_it_looks(tmp_path):
     scale = panels.VISER_NERFSTUDIO_SCALE_RATIO
     eye, target = client.camera.position / scale, client.camera.look_at / scale
     ahead = (target - eye) / np.linalg.norm(target - eye)
-    assert np.allclose(eye, camera.position, atol=1e-6) and np.allclose(ahead, camera.w2c[2, :3], atol=1e-5)
+    before = (eye - camera.position.numpy()) @ camera.w2c[2, :3].numpy()
+    assert 0.01 < before < 0.1 and np.allclose(eye, camera.position + before * camera.w2c[2, :3], atol=1e-5)
+    assert np.allclose(ahead, camera.w2c[2, :3], atol=1e-5)
     assert np.tan(client.camera.fov / 2) == pytest.approx(7 / 20)  # half the height over the focal length
 
 

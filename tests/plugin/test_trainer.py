@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import signal
+import time
 
 import pytest
 import torch
+from nerfstudio.utils import writer
 
 from genfusion_ns.errors import UserError
+from genfusion_ns.loop import repair
+from genfusion_ns.loop import round as rounds
+from genfusion_ns.loop.repair import IdentityRepairer
 
 
 def final_state(trainer) -> dict[str, torch.Tensor]:
@@ -32,11 +39,11 @@ class Killed(Exception):
     """Stands for kill -9."""
 
 
-@pytest.mark.parametrize("saved", [3, 15, 21])
-def test_resume_continues_bit_for_bit(scene, make_config, train, monkeypatch, saved):
-    """Killed some steps after a checkpoint (before, at and after densification), a run ends with the same tensors."""
+@pytest.fixture
+def eventful(scene, make_config):
+    """A factory of runs of 30 steps in which everything happens: densification, growing degree, 3 rounds."""
 
-    def config(**overrides):
+    def config(repairer="diffusion", **overrides):
         made = make_config(scene, max_num_iterations=30, **overrides)
         model = made.pipeline.model
         model.reference_iterations, model.sh_degree_interval = 30, 7
@@ -46,9 +53,16 @@ def test_resume_continues_bit_for_bit(scene, make_config, train, monkeypatch, sa
         densifier.grow_grad2d, densifier.visible_base, densifier.visible_cap = 1e-6, 2, 4
         views = made.pipeline.datamanager
         views.reference_iterations, views.loop.start, views.loop.every, views.loop.until = 30, 8, 8, 26
-        views.loop.frames, views.loop.max_side = 4, 24
+        views.loop.frames, views.loop.max_side, views.loop.repairer = 4, 24, repairer
         return made
 
+    return config
+
+
+@pytest.mark.parametrize("saved", [3, 15, 21])
+def test_resume_continues_bit_for_bit(eventful, train, monkeypatch, saved):
+    """Killed some steps after a checkpoint (before, at and after densification), a run ends with the same tensors."""
+    config = eventful
     whole = train(config())
     first = config(steps_per_save=saved, timestamp="first")
     trainer = first.setup(local_rank=0, world_size=1)
@@ -68,6 +82,96 @@ def test_resume_continues_bit_for_bit(scene, make_config, train, monkeypatch, sa
     assert len(second.pipeline.datamanager.loop_state.reports) == 3
     assert second.pipeline.model.num_points > 400  # it did densify
     assert_same(final_state(whole), final_state(second))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_step_and_nothing_is_lost(eventful, train, monkeypatch, capsys, signum):
+    """The step that is under way is finished and saved; the resumed run ends like one that was never stopped."""
+    eventful = functools.partial(eventful, repairer="identity")
+    whole = train(eventful())
+    first = eventful(timestamp="first")
+    trainer = first.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    next_train = trainer.pipeline.datamanager.next_train
+    stopped_by(monkeypatch, signum, trainer.pipeline.datamanager, "next_train", call=12, instead=next_train)
+    with pytest.raises(SystemExit) as stopped:
+        trainer.train()
+    assert stopped.value.code == 128 + signum
+    assert [path.name for path in first.get_checkpoint_dir().iterdir()] == ["step-000000011.ckpt"]
+    said = capsys.readouterr().out
+    assert "after 12 of 30 steps" in said and f"--load-dir {first.get_checkpoint_dir()} --timestamp first" in said
+    second = train(eventful(load_dir=first.get_checkpoint_dir(), timestamp="second"))
+    assert second._start_step == 12
+    assert_same(final_state(whole), final_state(second))
+
+
+def test_a_signal_cuts_a_round_off_and_the_resumed_run_makes_up_for_it(eventful, train, monkeypatch):
+    """Rounds take minutes, and those who send SIGTERM kill after seconds."""
+    eventful = functools.partial(eventful, repairer="identity")
+    whole = train(eventful())
+    first = eventful(timestamp="first")
+    trainer = first.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    with monkeypatch.context() as patch:
+        stopped_by(patch, signal.SIGTERM, rounds, "render_clip", call=2, instead=rounds.render_clip)
+        with pytest.raises(SystemExit):
+            trainer.train()
+    assert trainer.pipeline.datamanager.loop_state.round < 3
+    saved = [path.name for path in first.get_checkpoint_dir().iterdir()]
+    with monkeypatch.context() as patch:  # and once more, before the resumed run has made a step
+        stopped_by(patch, signal.SIGTERM, rounds, "render_clip", call=1, instead=rounds.render_clip)
+        with pytest.raises(SystemExit):
+            train(eventful(load_dir=first.get_checkpoint_dir(), timestamp="first"))
+    assert [path.name for path in first.get_checkpoint_dir().iterdir()] == saved
+    second = train(eventful(load_dir=first.get_checkpoint_dir(), timestamp="second"))
+    reports = [[report.step for report in run.pipeline.datamanager.loop_state.reports] for run in (whole, second)]
+    assert reports[0] == reports[1] and len(reports[0]) == 3
+    assert_same(final_state(whole), final_state(second))
+
+
+def stopped_by(monkeypatch, signum, owner, name, call, instead):
+    """A signal comes during the given call (from 1) of `owner.name`."""
+    calls = []
+
+    def signalled(*args):
+        calls.append(args)
+        if len(calls) == call:
+            signal.raise_signal(signum)
+        return instead(*args)
+
+    monkeypatch.setattr(owner, name, signalled)
+
+
+class Slow(IdentityRepairer):
+    """Takes a second for a clip."""
+
+    name = "slow"
+
+    def repair(self, clip, reference):
+        time.sleep(1.0)
+        return super().repair(clip, reference)
+
+
+def test_the_eta_counts_the_rounds_to_come_and_no_round_twice(eventful, train, monkeypatch, capsys):
+    """Nerfstudio's counts a round as a slow step, of which it takes all to come to be; and no round before it."""
+    monkeypatch.setitem(repair._FACTORIES, "slow", f"{__name__}:Slow")
+    seen = {}
+
+    def note_eta():
+        seen.update({event["step"]: event["event"] for event in writer.EVENT_STORAGE if event["name"] == "ETA (time)"})
+        writer.EVENT_STORAGE.clear()
+
+    monkeypatch.setattr(writer, "write_out_storage", note_eta)
+    trainer = train(eventful(repairer="slow"))
+    reports = trainer.pipeline.datamanager.loop_state.reports
+    assert [report.step for report in reports] == [8, 16, 24]
+    first, second = reports[0].seconds, (reports[0].seconds + reports[1].seconds) / 2
+    assert 2 * first < seen[7] < 2 * first + 22 * 0.5  # the step that the round followed, from 0
+    assert second < seen[15] < second + 14 * 0.5
+    assert seen[28] < 0.5 < first
+    said = capsys.readouterr().out
+    assert "and 3 rounds of generated views, whose time shows with the first" in said
+    assert said.count(" to go.") == 3 and "round 1: choosing views" in said
 
 
 def test_rounds_on_demand_and_paused_and_a_resume_after_them(scene, make_config, train, monkeypatch):

@@ -1,0 +1,18 @@
+"""Warnings of other packages that a user of this one can do nothing about."""
+
+from __future__ import annotations
+
+import warnings
+
+_NOISE: tuple[tuple[str, type[Warning]], ...] = (
+    # Nerfstudio 1.1.5 on torch >= 2.4: in its activations at import, and in its trainer.
+    (r"`torch\.cuda\.amp\.(custom_fwd|custom_bwd|GradScaler)\(", FutureWarning),
+    # viser, of pictures in the panel, which hold their data themselves.
+    (r"No `image_root` provided", UserWarning),
+)
+
+
+def third_parties() -> None:
+    """Silence them in this process, each by its text."""
+    for message, category in _NOISE:
+        warnings.filterwarnings("ignore", message=message, category=category)
