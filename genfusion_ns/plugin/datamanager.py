@@ -67,7 +67,7 @@ class GenFusionDataManagerConfig(FullImageDatamanagerConfig):
     mask: Literal["none", "fixed", "moving"] = "none"
     """Train on a quarter of each photo: fixed = the top-left quadrant, as the paper's diffusion data; moving = the
     wandering window of the paper's evaluation. Evaluation always sees full photos."""
-    initial_points: PointsMode = "tracks"
+    initial_points: PointsMode = "depth"
     """Where the first splats lie: depth = on the surfaces that the training photos' depth shows; tracks = what the
     training photos alone can triangulate, completed by samples in their frusta; official = the official code's rule,
     which leaks geometry from the held-out photos; all = the scene's whole point cloud; random = samples in the frusta
@@ -90,6 +90,7 @@ class GenFusionDataManagerConfig(FullImageDatamanagerConfig):
 
     BOUNDS: ClassVar[Bounds] = {
         "max_image_side": Bound(16),
+        "depth_side": Bound(32),
         "max_seed_points": COUNT,
         "reference_iterations": COUNT,
         "seed": ANY,

@@ -12,8 +12,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from genfusion_ns.data.colmap import ColmapModel
 from genfusion_ns.data.points import measured_points
 from genfusion_ns.data.views import TrainView
-from genfusion_ns.stereo.capture_depth import CaptureDepth, capture_depth
+from genfusion_ns.files import write_atomic
+from genfusion_ns.stereo.capture_depth import FILE_NAME, CaptureDepth, capture_depth
 from genfusion_ns.stereo.estimator import create_estimator
+
+
+def depth_folder(run: Path, checkpoint: Path | None) -> Path:
+    """Where a run keeps its photos' depth: its own folder, with what the run that it goes on from had found."""
+    if checkpoint is not None:
+        kept = checkpoint.parent.parent / FILE_NAME
+        if kept.is_file() and kept.parent != run and not (run / FILE_NAME).exists():
+            run.mkdir(parents=True, exist_ok=True)
+            write_atomic(run / FILE_NAME, kept.read_bytes())
+    return run
 
 
 def find_depth(

@@ -98,6 +98,8 @@ class GenFusionModelConfig(ModelConfig):
         "distortion_start": NATURAL,
         "normal_lambda": NATURAL,
         "normal_start": NATURAL,
+        "depth_lambda": NATURAL,
+        "depth_until": NATURAL,
         "depth_ratio": SHARE,
         "seed": ANY,
         "eval_num_rays_per_chunk": COUNT,

@@ -21,6 +21,7 @@ from genfusion_ns.bounds import COUNT, NATURAL, POSITIVE, Bound, Bounds, check_b
 from genfusion_ns.errors import UserError
 from genfusion_ns.files import replacing
 from genfusion_ns.interrupts import INTERRUPTS, Interrupted
+from genfusion_ns.plugin.first_splats import depth_folder
 from genfusion_ns.plugin.next_steps import commands_after_training, print_commands, resume_command
 from genfusion_ns.plugin.optimizers import LogLinearSchedulerConfig
 from genfusion_ns.plugin.pipeline import GenFusionPipeline, GenFusionPipelineConfig
@@ -90,8 +91,10 @@ class GenFusionTrainer(Trainer):
             with INTERRUPTS.deferred(), INTERRUPTS.at_once():
                 self._check_device()
                 # before photos are read and splats are made
-                chosen_checkpoint(self.config.load_dir, self.config.load_step, self.config.load_checkpoint)
+                found = chosen_checkpoint(self.config.load_dir, self.config.load_step, self.config.load_checkpoint)
                 views, total = self.config.pipeline.datamanager, self.config.max_num_iterations
+                if views.depth_folder is None:
+                    views.depth_folder = depth_folder(self.base_dir, found)
                 views.loop.scaled_to(total, views.reference_iterations).check_files(total)
                 super().setup(test_mode=test_mode)  # type: ignore[arg-type]
                 ready = True
