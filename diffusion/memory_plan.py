@@ -76,7 +76,8 @@ class MemoryPlan:
         """The plan in a line."""
         offload = ", modules moved off between uses" if self.offload else ""
         budget = "" if self.budget is None else f" of {self.budget / MIB:,.0f}"
-        return f"{self.title}; peak {self.peak / MIB:,.0f}{budget} MiB{offload}"
+        lacking = "" if self.fits is not False else ", NOT enough"
+        return f"{self.title}; peak {self.peak / MIB:,.0f}{budget} MiB{lacking}{offload}"
 
     def __str__(self) -> str:
         rows = [("weights", key, value) for key, value in self.weights.items()]

@@ -67,7 +67,7 @@ class Benchmark:
     """Every row is measured with each; tables show the means."""
     recipes: Recipes = "ours"
     """ours = the method `genfusion`; paper = genfusion-sparse, and genfusion-masked where photos are masked."""
-    initial_points: PointsMode = "tracks"
+    initial_points: PointsMode = "depth"
     """Where the first splats lie. official = the official code's rule, all = the whole point cloud: both leak geometry
     from the held-out photos, and the rows say so."""
     lpips_weights: Path = REPO.parent / "shared" / "weights"

@@ -62,7 +62,7 @@ def write_page(results: Sequence[Result], out: Path) -> Path:
 
 def _protocol(results: Sequence[Result]) -> str:
     devices = ", ".join(sorted({str(result.get("device", "?")) for result in results}))
-    points = {result.get("initial_points", "tracks") for result in results}
+    points = {result.get("initial_points", "depth") for result in results}
     leak = (
         "<span class='leak'>Rows marked as leaking start from points whose positions the held-out photos helped to "
         "find.</span>"

@@ -10,11 +10,12 @@ from typing import Any
 from published import Published, published_for
 from rich.table import Table
 
-METRICS = ("psnr", "ssim", "lpips", "lpips_vgg", "lpips_vgg_paper", "coverage")
+METRICS = ("psnr", "ssim", "sharpness", "lpips", "lpips_vgg", "lpips_vgg_paper", "coverage")
 COSTS = ("minutes", "peak_memory_mib", "peak_gpu_memory_mib", "gaussians")
 COLUMNS = {
     "psnr": ("PSNR", 2),
     "ssim": ("SSIM", 3),
+    "sharpness": ("sharpness", 2),
     "lpips": ("LPIPS alex", 3),
     "lpips_vgg": ("LPIPS vgg", 3),
     "lpips_vgg_paper": ("vgg on [0,1]", 3),
@@ -79,7 +80,7 @@ def label(result: Result) -> str:
     weights = result.get("weights") or ""
     if weights not in result["method"]:
         marks.append(weights)
-    if result.get("initial_points", "tracks") != "tracks":
+    if result.get("initial_points", "depth") != "depth":
         points = result["initial_points"]
         marks.append(f"{points} points{', leaks' if points in ('official', 'all') else ''}")
     if result.get("recipes") == "paper":

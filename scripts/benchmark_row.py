@@ -44,7 +44,7 @@ class Row:
     seed: int
     recipes: Recipes = "ours"
     """Our settings, or the paper's: its sparse one, its masked one where photos are masked."""
-    initial_points: PointsMode = "tracks"
+    initial_points: PointsMode = "depth"
     """Where the first splats lie; 'official' and 'all' leak geometry from the held-out photos."""
     downscale_factor: int | None = None
     """Which reduced photos are read."""

@@ -216,7 +216,7 @@ def test_all_methods_get_the_same_views_and_first_points(config_of):
     for config in configs.values():
         data = config.pipeline.datamanager
         assert (data.dataparser.sparse_views, data.max_image_side, data.seed) == (3, 64, 1)
-        assert data.initial_points == "tracks" and data.mask == "none"
+        assert data.initial_points == "depth" and data.mask == "none"
         assert config.max_num_iterations == 50 and config.machine.seed == 1
     loops = {method: config.pipeline.datamanager.loop for method, config in configs.items()}
     assert {method: loop.every > 0 for method, loop in loops.items()} == {m: "genfusion" in m for m in METHODS}

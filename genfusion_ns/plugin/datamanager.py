@@ -6,27 +6,24 @@ asks for a round every K steps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.configs.dataparser_configs import AnnotatedDataParserUnion
-from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from genfusion_ns.bounds import ANY, COUNT, POSITIVE, Bound, Bounds
 from genfusion_ns.cameras import Camera
 from genfusion_ns.data.colmap import ColmapModel, find_model, read_model
 from genfusion_ns.data.mask import Window, fixed_window, moving_window
-from genfusion_ns.data.points import InitialPoints, PointsMode, initial_points
+from genfusion_ns.data.points import InitialPoints, initial_points
 from genfusion_ns.data.views import TrainView
 from genfusion_ns.files import write_errors
 from genfusion_ns.loop.accept import held_out, judge_last_round
-from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.contact_sheet import MostChanged
 from genfusion_ns.loop.pool import GeneratedFrame, GeneratedViews
 from genfusion_ns.loop.repair import Repairer
@@ -35,73 +32,20 @@ from genfusion_ns.loop.round import CapturedViews, run_round
 from genfusion_ns.loop.state import LoopState
 from genfusion_ns.plugin import compat, photos
 from genfusion_ns.plugin.clock import Clock, duration
-from genfusion_ns.plugin.dataparser import GenFusionDataParserConfig, subset
-from genfusion_ns.plugin.first_splats import find_depth
+from genfusion_ns.plugin.data_config import GenFusionDataManagerConfig
+from genfusion_ns.plugin.dataparser import subset
+from genfusion_ns.plugin.first_splats import find_depth, splats_on_surfaces
 from genfusion_ns.plugin.model import NORMALS_KEY, GenFusionModel
 from genfusion_ns.plugin.panel import RoundsPanel, round_steps_after
 from genfusion_ns.plugin.round_log import log_round
 from genfusion_ns.plugin.views import core_cameras
 from genfusion_ns.seeding import generator, order_index
 from genfusion_ns.stereo.capture_depth import CaptureDepth
-from genfusion_ns.stereo.surfels import surfels_of
 from genfusion_ns.stereo.views import PhotoDepth
 
 EVAL_FALLBACK_EVERY = 8
 GENERATED_FOLDER = "generated"
 DISK_ADVICE = "Make room, and go on from the last checkpoint with --load-dir."
-
-
-@dataclass
-class GenFusionDataManagerConfig(FullImageDatamanagerConfig):
-    """Photos, what of them is seen, where the first splats come from, and the loop."""
-
-    _target: type = field(default_factory=lambda: GenFusionDataManager)
-    """The datamanager class."""
-    dataparser: AnnotatedDataParserUnion = field(default_factory=GenFusionDataParserConfig)
-    """Who reads the scene; any of Nerfstudio's works, ours adds sparse views."""
-    cache_images_type: Literal["uint8", "float32"] = "uint8"
-    """How photos are kept: uint8 takes a quarter of the memory, and each step converts the photo that it shows."""
-    max_image_side: int | None = 1600
-    """Longest side of whole photos in training and evaluation, in pixels; a mask's windows are reduced by the same
-    factor. Time grows with its square; 1,600 is also Nerfstudio's limit."""
-    mask: Literal["none", "fixed", "moving"] = "none"
-    """Train on a quarter of each photo: fixed = the top-left quadrant, as the paper's diffusion data; moving = the
-    wandering window of the paper's evaluation. Evaluation always sees full photos."""
-    initial_points: PointsMode = "depth"
-    """Where the first splats lie: depth = on the surfaces that the training photos' depth shows; tracks = what the
-    training photos alone can triangulate, completed by samples in their frusta; official = the official code's rule,
-    which leaks geometry from the held-out photos; all = the scene's whole point cloud; random = samples in the frusta
-    only."""
-    depth_estimator: str = "stereo"
-    """Who finds the photos' depth: stereo = the bundled network; transformers:SOURCE and depth-anything-3:SOURCE with a
-    hub id or a folder, see docs/depth.md."""
-    depth_side: int = 320
-    """Longest side of the photos that depth is found for, in pixels."""
-    depth_folder: Path | None = None
-    """Where the photos' depth is kept and looked for; None = the run's folder."""
-    max_seed_points: int = 100_000
-    """How many splats to begin with; fewer measured points are completed by samples, more are thinned at random."""
-    loop: LoopConfig = field(default_factory=LoopConfig)
-    """When novel views are generated, by whom, and how much they count."""
-    reference_iterations: int = 7000
-    """Length of the run that the loop's step numbers refer to; they are scaled with --max-num-iterations."""
-    seed: int = 42
-    """The order of views and all samples follow from (seed, step)."""
-
-    BOUNDS: ClassVar[Bounds] = {
-        "max_image_side": Bound(16),
-        "depth_side": Bound(32),
-        "max_seed_points": COUNT,
-        "reference_iterations": COUNT,
-        "seed": ANY,
-        "camera_res_scale_factor": POSITIVE,
-        "eval_num_images_to_sample_from": Bound(-1),
-        "eval_num_times_to_repeat_images": Bound(-1),
-        "eval_image_indices": Bound(0),
-        "max_thread_workers": COUNT,
-        "train_cameras_sampling_seed": ANY,
-        "fps_reset_every": COUNT,
-    }
 
 
 class GenFusionDataManager(FullImageDatamanager[InputDataset]):
@@ -235,11 +179,11 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
 
     def _start_on_surfaces(self, model: ColmapModel | None) -> None:
         """Put the splats that the photos' depth shows into the metadata."""
-        config = self.config
-        self.depth = find_depth(
-            self.train_views(), model, config.depth_estimator, config.depth_side, config.depth_folder, self.device
+        config, views = self.config, self.train_views()
+        self.depth, tracks = find_depth(
+            views, model, config.depth_estimator, config.depth_side, config.depth_folder, self.device
         )
-        found = surfels_of(self.depth.photos, self.depth.depths, config.max_seed_points, config.seed)
+        found = splats_on_surfaces(views, self.depth, tracks, config.max_seed_points, config.seed)
         metadata = self.train_dataparser_outputs.metadata
         metadata["points3D_xyz"], metadata["points3D_rgb"] = found.xyz, (found.rgb * 255).round().to(torch.uint8)
         # the model is given the dataset's metadata, which is a copy

@@ -57,18 +57,26 @@ class StereoEstimator:
     @torch.no_grad()
     def estimate(self, photos: Sequence[PosedPhoto], progress: Progress | None = None) -> list[PhotoDepth]:
         """See `DepthEstimator.estimate`."""
-        features = [self.network.features(padded(photo.rgb).to(self.device)) for photo in photos]
         sources = choose_sources(photos, SOURCES)
+        found = self.single_views(photos, sources, progress)
+        return [
+            replace(depth, confidence=fused_confidence(depth.confidence, support(i, photos, found, sources[i])))
+            for i, depth in enumerate(found)
+        ]
+
+    @torch.no_grad()
+    def single_views(
+        self, photos: Sequence[PosedPhoto], sources: Sequence[Sequence[int]], progress: Progress | None = None
+    ) -> list[PhotoDepth]:
+        """The network's depth of each photo from its sources, before photos judge each other."""
+        features = [self.network.features(padded(photo.rgb).to(self.device)) for photo in photos]
         found = []
         for i, photo in enumerate(photos):
             chosen = sources[i]
             found.append(self._depth(photo, features[i], [photos[j] for j in chosen], [features[j] for j in chosen]))
             if progress is not None:
                 progress(i + 1)
-        return [
-            replace(depth, confidence=fused_confidence(depth.confidence, support(i, photos, found, sources[i])))
-            for i, depth in enumerate(found)
-        ]
+        return found
 
     def _depth(
         self,

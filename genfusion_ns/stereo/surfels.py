@@ -1,10 +1,9 @@
 """First splats on the surfaces that the photos' depths show.
 
 Each splat is a pixel of a photo: its place is the pixel's depth, its normal the depth's gradient, its colour the
-photo's; more of them lie where there is detail, and a surface that several photos show is sampled once. Where the depth
-is doubtful the splat lies, by chance, where the estimator puts the surface (give or take the error that it expects), or
-at the depth of a surface nearby in the photo that is sure: the less sure, the more often the latter. Tracks are splats
-of their own.
+photo's; more of them lie where there is detail. Where the depth is doubtful the splat lies, by chance, where the
+estimator puts the surface (give or take the error that it expects), or at the depth of a surface nearby in the photo
+that is sure: the less sure, the more often the latter. Tracks are splats of their own.
 """
 
 from __future__ import annotations
@@ -16,10 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genfusion_ns.cameras import project, unproject
+from genfusion_ns.cameras import unproject
 from genfusion_ns.geometry import depth_to_normal
 from genfusion_ns.seeding import generator
-from genfusion_ns.stereo.fusion import AGREE, sampled
 from genfusion_ns.stereo.views import PhotoDepth, PosedPhoto
 
 SURE = 0.5
@@ -35,8 +33,6 @@ ANCHORS = 4
 """A doubtful pixel may lie at the depth of one of this many nearest sure places."""
 SMOOTHING = 9
 """Side of the window over which depth is averaged for normals."""
-REPEATED = 0.2
-"""Weight of a pixel whose surface an earlier photo shows already."""
 DETAIL = 4.0
 """How many times likelier a pixel at a strong edge is sampled than one in a plain area."""
 
@@ -57,15 +53,15 @@ class Surfels:
 
 
 def surfels_of(photos: Sequence[PosedPhoto], depths: Sequence[PhotoDepth], budget: int, seed: int) -> Surfels:
-    """About `budget` splats for the surfaces that the photos show, more where there is detail, each surface once.
+    """About `budget` splats for the surfaces that the photos show, more where there is detail.
 
     Args:
-        photos: with their cameras, in the order in which surfaces are claimed.
+        photos: with their cameras.
         depths: one per photo, of its size.
         budget: how many splats, at most.
         seed: of the choice of pixels.
     """
-    weights = [sampling_weight(i, photos, depths) for i in range(len(photos))]
+    weights = [sampling_weight(photo) for photo in photos]
     tracks = [_tracked(photo) for photo in photos]
     room = max(budget - sum(len(part.xyz) for part in tracks), 0)
     rate = room / max(sum(float(weight.sum()) for weight in weights), 1e-9)
@@ -80,26 +76,12 @@ def surfels_of(photos: Sequence[PosedPhoto], depths: Sequence[PhotoDepth], budge
     return joined
 
 
-def sampling_weight(i: int, photos: Sequence[PosedPhoto], depths: Sequence[PhotoDepth]) -> Tensor:
-    """[H, W] how much the pixels of photo `i` are worth a splat: more at detail, less where earlier photos show the
-    same surface."""
-    grey = photos[i].rgb.mean(-1)[None, None]
-    padded = F.pad(grey, (1, 1, 1, 1), mode="replicate")
-    gradient = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]).abs() + (
-        padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]
-    ).abs()
-    strength = F.avg_pool2d(gradient, 3, 1, 1, count_include_pad=False)[0, 0]
-    weight = 1 + (DETAIL - 1) * (strength / strength.quantile(0.95).clamp_min(1e-6)).clamp_max(1.0)
-    points = unproject(depths[i].depth, photos[i].camera)
-    for j in range(i):
-        camera = photos[j].camera
-        pixels, z = project(points, camera)
-        grid = (2 * pixels / pixels.new_tensor([camera.width, camera.height]) - 1).nan_to_num(2.0).clamp(-2, 2)
-        inside = ((grid.abs() <= 1).all(-1) & (z > 0))[..., None]
-        shown = sampled(depths[j].depth, grid)
-        same = inside & ((z[..., None] / shown.clamp_min(1e-12) - 1).abs() < AGREE)
-        weight = torch.where(same[..., 0], weight * REPEATED, weight)
-    return weight
+def sampling_weight(photo: PosedPhoto) -> Tensor:
+    """[H, W] how much the pixels of a photo are worth a splat: from 1 in plain areas to DETAIL at strong edges."""
+    grey = F.pad(photo.rgb.mean(-1)[None, None], (1, 1, 1, 1), mode="replicate")
+    across, down = grey[..., 1:-1, 2:] - grey[..., 1:-1, :-2], grey[..., 2:, 1:-1] - grey[..., :-2, 1:-1]
+    strength = F.avg_pool2d(across.abs() + down.abs(), 3, 1, 1, count_include_pad=False)[0, 0]
+    return 1 + (DETAIL - 1) * (strength / strength.quantile(0.95).clamp_min(1e-6)).clamp_max(1.0)
 
 
 def dithered(chance: Tensor, random: torch.Generator) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from simulated_cuda import SimTensor
 from tiny_networks import LITE, OFFICIAL, ONE_STEP, PATCHES, tiny_pipeline
 
@@ -45,7 +46,13 @@ def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def moved(cuda, monkeypatch):
-    """Sees that networks train on the device."""
+    """Sees that networks train on the device; accelerate remembers the device of the first run in a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield from _watched(monkeypatch)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def _watched(monkeypatch):
     seen = []
     loop = trainer.train
 
@@ -55,7 +62,7 @@ def moved(cuda, monkeypatch):
         return state
 
     monkeypatch.setattr("diffusion.train.command.train", watched)
-    return seen
+    yield seen
 
 
 def options(pairs: Path, tmp_path: Path) -> dict:

@@ -1,0 +1,48 @@
+"""The first splats of a run: kept depth is taken over, and tracks decide how many splats are spread."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from genfusion_ns.cameras import Camera
+from genfusion_ns.data.colmap import Tracks
+from genfusion_ns.data.points import FEW_TRACKS
+from genfusion_ns.data.triangulate import Triangulated
+from genfusion_ns.data.views import TrainView
+from genfusion_ns.plugin.first_splats import depth_folder, splats_on_surfaces
+from genfusion_ns.stereo.capture_depth import FILE_NAME, CaptureDepth
+from genfusion_ns.stereo.views import PhotoDepth, posed_photos
+
+
+def wall(tracks: int) -> tuple[list[TrainView], CaptureDepth, Triangulated]:
+    """One photo of a wall 2 ahead, with so many tracks on it."""
+    K = torch.tensor([[40.0, 0, 20], [0, 40, 15], [0, 0, 1]], dtype=torch.float64)
+    view = TrainView(Camera(torch.eye(4, dtype=torch.float64), K, 40, 30), np.full((30, 40, 3), 90, np.uint8), "a", 0)
+    rays = np.random.default_rng(0).uniform(-0.3, 0.3, (tracks, 2))
+    seen = Tracks(np.arange(tracks), np.zeros(tracks, np.int64), rays)
+    found = Triangulated(np.concatenate([2 * rays, np.full((tracks, 1), 2.0)], 1), seen, np.arange(tracks))
+    photos = posed_photos([view], found)
+    depth = torch.full((30, 40, 1), 2.0)
+    return [view], CaptureDepth(photos, [PhotoDepth(depth, torch.ones_like(depth), 0.02 * depth)]), found
+
+
+def test_half_of_the_splats_are_spread_where_tracks_anchor_them_and_none_without():
+    for count, share in ((0, 0.0), (FEW_TRACKS - 1, 0.0), (FEW_TRACKS, 0.5)):
+        made = splats_on_surfaces(*wall(count), budget=400, seed=1)
+        assert 380 <= len(made.xyz) <= 400
+        off_wall = (made.xyz[:, 2] - 2).abs() > 1e-4
+        assert abs(float(off_wall.float().mean()) - share) < 0.06
+        assert float(made.normals[off_wall].abs().sum()) == 0
+
+
+def test_a_resumed_run_takes_over_the_depth_that_was_kept(tmp_path: Path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    (old / "nerfstudio_models").mkdir(parents=True)
+    (old / FILE_NAME).write_bytes(b"depth")
+    assert depth_folder(new, old / "nerfstudio_models" / "step-1.ckpt") == new
+    assert (new / FILE_NAME).read_bytes() == b"depth"
+    (old / FILE_NAME).write_bytes(b"other")
+    depth_folder(new, old / "nerfstudio_models" / "step-1.ckpt")
+    assert (new / FILE_NAME).read_bytes() == b"depth"
+    assert depth_folder(tmp_path / "fresh", None) == tmp_path / "fresh"
