@@ -7,7 +7,7 @@ camera's pose, each of which makes the host wait for the GPU; nothing here uses 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,7 +54,9 @@ def rasterize_surfels(
             has kernels for.
         signal: [N, 2] zeros; their gradient is each splat's positional gradient on the screen.
     """
-    from gsplat.cuda import _wrapper as gsplat  # loads CUDA code, or compiles it
+    from gsplat.cuda import _wrapper  # loads CUDA code, or compiles it
+
+    gsplat: Any = _wrapper  # whose annotations name fewer outputs than it returns
 
     view, K = camera.w2c[None], camera.K[None]
     size = camera.width, camera.height

@@ -137,10 +137,9 @@ def padded(rgb: Tensor) -> Tensor:
 def track_map(photo: PosedPhoto, shape: Sequence[int]) -> Tensor:
     """[1, 1, h, w] inverse depth of the photo's tracks at a quarter of its size, -1 where there is none."""
     hint = torch.full((1, 1, *shape), -1.0)
-    x, y = (photo.track_pixels / 4).long().unbind(-1) if len(photo.track_pixels) else ([], [])
-    if len(photo.track_pixels):
-        keep = (photo.track_depths > 0) & (x >= 0) & (y >= 0) & (x < shape[1]) & (y < shape[0])
-        hint[0, 0, y[keep], x[keep]] = 1.0 / photo.track_depths[keep]
+    x, y = (photo.track_pixels / 4).long().unbind(-1)
+    keep = (photo.track_depths > 0) & (x >= 0) & (y >= 0) & (x < shape[1]) & (y < shape[0])
+    hint[0, 0, y[keep], x[keep]] = 1.0 / photo.track_depths[keep]
     return hint
 
 

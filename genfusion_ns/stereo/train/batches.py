@@ -85,7 +85,7 @@ def _sample(scene: dict[str, NDArray], rng: np.random.Generator, height: int, wi
     dense = bool((depth > 0).mean() > 0.5)
     if dense and finite.mean() < 0.2:
         return None
-    nearest = 1.0 / (np.quantile(depth[finite], 0.01) * rng.uniform(0.3, 0.95))
+    nearest = 1.0 / float(np.quantile(depth[finite], 0.01) * rng.uniform(0.3, 0.95))
     inverse = np.where(depth > 0, 1.0 / np.maximum(depth, 1e-6), 0.0).astype(np.float32)
     known = (depth > 0).astype(np.float32)
     photos = _photographed([view.rgb for view in views], rng)
