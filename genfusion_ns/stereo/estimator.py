@@ -93,9 +93,9 @@ class StereoEstimator:
         near, _ = working_range(photo)
         nearest = torch.tensor([1.0 / (NEAREST_MARGIN * near)], device=self.device)
         height, width = photo.rgb.shape[:2]
+        known = track_map(photo, features.match.shape[-2:]).to(self.device)
         for _ in range(2):
-            tracks = track_map(photo, features.match.shape[-2:]).to(self.device)
-            tracks = torch.where(tracks > nearest, -1.0, tracks)
+            tracks = torch.where(known > nearest, -1.0, known)
             output = self.network.compare_photos(features, source_features, projections, nearest, tracks)
             seen = output.coarse[..., : -(-height // 4), : -(-width // 4)].flatten()
             nearest = (seen.quantile(0.995) / 0.8).clamp(0.2 * nearest[0], 1.2 * nearest[0])[None]

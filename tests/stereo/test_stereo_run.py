@@ -7,6 +7,7 @@ import torch
 from test_stereo_batches import scene  # noqa: F401 (a fixture)
 
 from genfusion_ns.errors import UserError
+from genfusion_ns.stereo.estimator import load_network
 from genfusion_ns.stereo.network import StereoNetwork
 from genfusion_ns.stereo.train import run
 from genfusion_ns.stereo.train.batches import SMALL_SIZES, make_batch
@@ -26,7 +27,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(scene, tmp_path):  # noqa: F811
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     assert (tmp_path / "b" / "stereo.safetensors").is_file()
-    StereoNetwork().load_state_dict(run.load_weights(tmp_path / "b" / "stereo.safetensors"))
+    load_network(tmp_path / "b" / "stereo.safetensors")
     assert json.loads((tmp_path / "b" / "config.json").read_text())["steps"] == 6
 
 

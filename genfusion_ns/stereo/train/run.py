@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from diffusion.train.checkpoint import TrainState, average_of, resume_latest
 from diffusion.train.losses import ema_decay, learning_rate
@@ -155,10 +154,3 @@ def validation(network: StereoNetwork, folder: Path, batches: int = 24) -> dict[
 def _write_line(output: Path, facts: dict[str, object]) -> None:
     with open(output / "log.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(facts) + "\n")
-
-
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """Weights of a finished or running training, as float32."""
-    from safetensors.torch import load_file
-
-    return {name: value.float() for name, value in load_file(path).items()}
