@@ -15,7 +15,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from diffusion.configurations import Configuration, make_modules
 from diffusion.errors import UserError
-from diffusion.models.chooser import Chooser
+from diffusion.models.fusion import FusionNetwork
 from diffusion.models.patch_autoencoder import PatchAutoencoder
 from diffusion.models.resampler import Resampler
 from diffusion.models.unet import RGBDVideoUNet
@@ -28,7 +28,7 @@ MAKERS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
     "unet": RGBDVideoUNet.from_config,  # pyright: ignore[reportAssignmentType]
     "vae": lambda config: _AUTOENCODERS[config.get("_class_name", "AutoencoderKL")].from_config(config),
     "resampler": Resampler.from_config,  # pyright: ignore[reportAssignmentType]
-    "chooser": Chooser.from_config,  # pyright: ignore[reportAssignmentType]
+    "fusion": FusionNetwork.from_config,  # pyright: ignore[reportAssignmentType]
     "image_encoder": lambda config: CLIPVisionModel(CLIPVisionConfig(**config)),
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-from diffusion.models.chooser import Chooser
+from diffusion.models.fusion import FusionNetwork
 from diffusion.models.patch_autoencoder import PatchAutoencoder
 from diffusion.models.resampler import Resampler
 from diffusion.models.unet import RGBDVideoUNet
@@ -20,7 +20,7 @@ from diffusion.schedulers import RescaledDDIMScheduler, RescaledDPMSolverSchedul
 BASES = (ModelMixin, SchedulerMixin)
 """diffusers looks in the module that a class is named by for what the class is, too."""
 COMPONENTS = (
-    Chooser,
+    FusionNetwork,
     PatchAutoencoder,
     RGBDVideoUNet,
     Resampler,

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import CLIPVisionModel
 
 from diffusion.errors import UserError
-from diffusion.models.chooser import Chooser
+from diffusion.models.fusion import FusionNetwork
 from diffusion.models.image_encoder import open_clip_vision_config
 from diffusion.models.patch_autoencoder import PatchAutoencoder
 from diffusion.models.resampler import Resampler
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 class Configuration:
     """Arguments of the networks' and the pipeline's constructors; what is left out takes their (official) defaults.
 
-    `image_encoder` None = no CLIP tower, `chooser` None = no choice between candidates. `few_step` = the sampler is the
-    few-step solver, not DDIM. `scheduler` holds arguments of that sampler. `settings` are the pipeline's plain
-    arguments.
+    `image_encoder` None = no CLIP tower, `fusion` None = no fusion network, `unet` None = no video diffusion at all.
+    `few_step` = the sampler is the few-step solver, not DDIM. `scheduler` holds arguments of that sampler. `settings`
+    are the pipeline's plain arguments.
     """
 
     name: str
     summary: str
-    unet: dict[str, Any] = field(default_factory=dict)
+    unet: dict[str, Any] | None = field(default_factory=dict)
     vae: dict[str, Any] = field(default_factory=dict)
     resampler: dict[str, Any] = field(default_factory=dict)
     image_encoder: dict[str, Any] | None = None
-    chooser: dict[str, Any] | None = None
+    fusion: dict[str, Any] | None = None
     few_step: bool = True
     scheduler: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -58,7 +58,7 @@ def lite(
     head_width: int = 16,
     groups: int = 16,
     reference_size: tuple[int, int] = (192, 320),
-    one_step: bool = False,
+    fusion: dict[str, Any] | None = None,
 ) -> Configuration:
     """A configuration of the lite family: no CLIP tower, opacity as an extra input channel, few steps, no guidance.
 
@@ -76,7 +76,7 @@ def lite(
         head_width: channels of an attention head.
         groups: of every group norm; divides every width.
         reference_size: height and width that photos are brought to.
-        one_step: everything is made in one step, from no noise, and a `Chooser` chooses what it is added to.
+        fusion: of the fusion network; None = none.
     """
     return Configuration(
         name=name,
@@ -112,7 +112,7 @@ def lite(
             "heads": context_width // head_width,
             "num_queries": queries,
         },
-        chooser={"patch_size": 4} if one_step else None,
+        fusion=fusion,
         # The dynamic rescale belongs to the official weights; ours are trained without it.
         scheduler={"rescale_base": 1.0},
         settings={
@@ -120,10 +120,7 @@ def lite(
             "disparity_rule": "percentile",
             "reference_size": reference_size,
             "token_patch": token_patch,
-            "fill_holes": True,
-            "residual": True,
-            "start_noise": 0.0 if one_step else 1.0,
-            "default_steps": 1 if one_step else 4,
+            "default_steps": 4,
             "default_guidance_scale": 1.0,
             "default_guidance_rescale": 0.0,
         },
@@ -138,28 +135,9 @@ OFFICIAL = Configuration(
     scheduler={"clean_end": False},
 )
 
-# Widths chosen by measuring; docs/lite_sizes.md holds the table.
 LITE = lite(
     name="lite",
-    summary="4 pixels per latent position, which keeps detail at low resolutions; the default for training",
-    unet_widths=(64, 96, 128, 128),
-    attention=(False, True, True, True),
-    vae_widths=(32, 64, 96),
-    latent_channels=8,
-    token_patch=4,
-)
-LITE_FAST = lite(
-    name="lite-fast",
-    summary="8 pixels per latent position and more latent channels: half the time and the memory of lite",
-    unet_widths=(64, 128, 128),
-    attention=(True, True, True),
-    vae_widths=(32, 64, 96, 96),
-    latent_channels=16,
-    token_patch=2,
-)
-LITE_SMALL = lite(
-    name="lite-small",
-    summary="half the size of lite, with an autoencoder that needs no training: what an hour on a CPU can teach",
+    summary="fusion of renderings and photos, and a small video diffusion model for what no photo shows",
     unet_widths=(48, 64, 96, 96),
     attention=(False, False, True, True),
     vae_widths=None,
@@ -168,23 +146,29 @@ LITE_SMALL = lite(
     context_width=64,
     queries=32,
     reference_size=(96, 160),
-    one_step=True,
+    fusion={},
+)
+LITE_SMALL = Configuration(
+    name="lite-small",
+    summary="fusion of renderings and photos alone: nothing is invented; what is bundled",
+    unet=None,
+    fusion={},
 )
 
-CONFIGURATIONS: dict[str, Configuration] = {c.name: c for c in (OFFICIAL, LITE, LITE_FAST, LITE_SMALL)}
+CONFIGURATIONS: dict[str, Configuration] = {c.name: c for c in (OFFICIAL, LITE, LITE_SMALL)}
 
 
 def make_modules(configuration: Configuration) -> dict[str, nn.Module]:
     """The networks of a configuration by their name in the pipeline, on the default device, randomly initialised."""
-    modules: dict[str, nn.Module] = {
-        "unet": RGBDVideoUNet(**configuration.unet),
-        "vae": make_autoencoder(configuration.vae),
-        "resampler": Resampler(**configuration.resampler),
-    }
+    modules: dict[str, nn.Module] = {}
+    if configuration.unet is not None:
+        modules["unet"] = RGBDVideoUNet(**configuration.unet)
+        modules["vae"] = make_autoencoder(configuration.vae)
+        modules["resampler"] = Resampler(**configuration.resampler)
     if configuration.image_encoder is not None:
         modules["image_encoder"] = CLIPVisionModel(open_clip_vision_config(**configuration.image_encoder))
-    if configuration.chooser is not None:
-        modules["chooser"] = Chooser(**configuration.chooser)
+    if configuration.fusion is not None:
+        modules["fusion"] = FusionNetwork(**configuration.fusion)
     return modules
 
 
@@ -193,8 +177,10 @@ def make_autoencoder(arguments: dict[str, Any]) -> AutoencoderKL | PatchAutoenco
     return PatchAutoencoder(**arguments) if "patch_size" in arguments else make_vae(**arguments)
 
 
-def make_scheduler(configuration: Configuration) -> RescaledDDIMScheduler | RescaledDPMSolverScheduler:
-    """The sampler of a configuration."""
+def make_scheduler(configuration: Configuration) -> RescaledDDIMScheduler | RescaledDPMSolverScheduler | None:
+    """The sampler of a configuration; None where there is nothing to sample."""
+    if configuration.unet is None:
+        return None
     kind = RescaledDPMSolverScheduler if configuration.few_step else RescaledDDIMScheduler
     return kind(**configuration.scheduler)
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from diffusion.errors import UserError
-from diffusion.evidence import CHANNELS
 from diffusion.preprocess import given_range_disparity, minmax_disparity, percentile_disparity, to_network
+from diffusion.source_views import CHANNELS
 
 # Renderers overshoot a little; what lies further out than this is in another unit.
 TOLERANCE = 0.01
@@ -23,7 +23,7 @@ OUTPUT_TYPES = ("pt", "np", "latent")
 @dataclass
 class RepairInputs:
     """`rgb` [B,T,H,W,3] in [0, 1]; `depth` and `alpha` [B,T,H,W,1] or None; `references[b][i]` [h,w,3] in [0, 1], the
-    same number for each clip; `warped` [B,T,H,W,10] in [0, 1] or None, see `evidence`; `batched` tells whether the
+    same number for each clip; `warped` [B,T,S,8,H,W] or None, see `source_views`; `batched` tells whether the
     caller gave a batch."""
 
     rgb: Tensor
@@ -51,7 +51,7 @@ def check_inputs(
         )
     _check_range(frames, "rgb")
     maps: list[Tensor | None] = []
-    for name, value, channels in (("depth", depth, 1), ("alpha", alpha, 1), ("warped", warped, CHANNELS)):
+    for name, value, channels in (("depth", depth, 1), ("alpha", alpha, 1)):
         if value is None:
             maps.append(None)
             continue
@@ -64,11 +64,25 @@ def check_inputs(
         maps.append(tensor)
     if maps[0] is not None:
         _check_depth(maps[0])
-    for name, tensor in (("alpha", maps[1]), ("warped", maps[2])):
-        if tensor is not None:
-            _check_range(tensor, name)
+    if maps[1] is not None:
+        _check_range(maps[1], "alpha")
     photos = _references(references, len(frames), batched, device)
-    return RepairInputs(frames, maps[0], maps[1], photos, maps[2], batched)
+    return RepairInputs(frames, maps[0], maps[1], photos, _warped(warped, frames, batched, device), batched)
+
+
+def _warped(value: Any, frames: Tensor, batched: bool, device: torch.device) -> Tensor | None:
+    """What photos show, [B,T,S,8,H,W]."""
+    if value is None:
+        return None
+    tensor = _tensor(value, "warped", device, is_image=False)
+    tensor = tensor if batched else tensor[None]
+    batch, length, height, width = frames.shape[:4]
+    if tensor.ndim != 6 or tensor.shape[:2] != (batch, length) or tensor.shape[3:] != (CHANNELS, height, width):
+        raise UserError(
+            f"warped has the shape {_shape(value)}; expected [T,S,{CHANNELS},{height},{width}] to go with rgb"
+        )
+    _check_finite(tensor, "warped")
+    return tensor
 
 
 def network_clips(inputs: RepairInputs, disparity: str | tuple[float, float], has_depth: bool) -> tuple[Tensor, Tensor]:

@@ -13,15 +13,17 @@ from torch import Tensor, nn
 
 from diffusion.blueprint import Blueprint
 from diffusion.errors import UserError
-from diffusion.evidence import CHANNELS
 from diffusion.models.vae import spatial_factor
 from diffusion.preprocess import letterbox
+from diffusion.source_views import CHANNELS
 from diffusion.tracing import Cost, trace
 
 MIB = 2**20
 CHUNKS = (8, 4, 2, 1)
 # Convolution workspaces and the allocator's rounding, which shapes do not tell.
 ALLOWANCE = 1.25
+PHOTOS = 4
+"""Photos per frame that a fusion network is planned with."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Run:
 class MemoryPlan:
     """Bytes that a run needs, and the settings of the pipeline's call that they hold for.
 
-    `weights` by network; `activations` by phase (choose, encode, references, denoise, decode), each the largest sum
+    `weights` by network; `activations` by phase (fuse, encode, references, denoise, decode), each the largest sum
     of tensors alive at once; `clip` is what stays throughout: frames and latents in float32. `peak` is on the device
     that computes, with an allowance of a quarter on activations; `flops` of the whole run. `fits` is None without a
     budget.
@@ -96,10 +98,10 @@ class MemoryPlan:
 
 @dataclass(frozen=True)
 class _Costs:
-    """Of one clip through the chooser, of one frame through the VAE, of one reference, and of one branch of the UNet
-    for one clip."""
+    """Of one clip through the fusion network, of one frame through the VAE, of one reference, and of one branch of the
+    UNet for one clip."""
 
-    choose: Cost
+    fuse: Cost
     encode: Cost
     decode: Cost
     reference: Cost
@@ -167,14 +169,14 @@ def _plan(
 ) -> MemoryPlan:
     branches = 2 if run.guidance else 1
     activations = {
-        "choose": costs.choose.peak_bytes * run.batch,
+        "fuse": costs.fuse.peak_bytes * run.batch,
         "encode": costs.encode.peak_bytes * chunk,
         "references": costs.reference.peak_bytes,
         "denoise": costs.denoise.peak_bytes * run.batch * (branches if batched else 1),
         "decode": costs.decode.peak_bytes * chunk,
     }
     users = {
-        "choose": ("chooser",),
+        "fuse": ("fusion",),
         "encode": ("vae",),
         "references": ("image_encoder", "resampler", "vae"),
         "denoise": ("unet",),
@@ -188,7 +190,7 @@ def _plan(
         peak = max(peak, sum(present) + clip + int(needed * ALLOWANCE))
     frames = run.frames * run.batch
     flops = frames * (costs.encode.flops + costs.decode.flops)
-    flops += run.batch * (costs.choose.flops + run.references * costs.reference.flops)
+    flops += run.batch * (costs.fuse.flops + run.references * costs.reference.flops)
     flops += run.batch * run.steps * branches * costs.denoise.flops
     return MemoryPlan(name, run, weights, activations, clip, flops, chunk, batched, offload, peak, budget)
 
@@ -196,10 +198,14 @@ def _plan(
 def _trace(blueprint: Blueprint, run: Run) -> tuple[_Costs, Run]:
     """Costs at the padded size, and the run at that size."""
     modules: dict[str, Any] = {key: nn.Module.to(m, dtype=run.dtype) for key, m in blueprint.modules.items()}
+    size = (run.frames, run.height, run.width)
+    if "unet" not in modules:
+        none = Cost(0, 0)
+        return _Costs(_trace_fusion(modules.get("fusion"), size, run.dtype), none, none, none, none), run
     unet, vae = modules["unet"], modules["vae"]
     factor = spatial_factor(vae)
     multiple = factor * 2 ** (len(unet.config["block_out_channels"]) - 1)
-    box = letterbox(run.frames, run.height, run.width, multiple)
+    box = letterbox(*size, multiple)
     height, width = run.height + box.top + box.bottom, run.width + box.left + box.right
     latent = (height // factor, width // factor)
 
@@ -213,7 +219,7 @@ def _trace(blueprint: Blueprint, run: Run) -> tuple[_Costs, Run]:
     moment = torch.empty((), dtype=torch.long, device="meta")
     with torch.device("meta"):
         costs = _Costs(
-            choose=_trace_chooser(modules.get("chooser"), channels, (run.frames, height, width)),
+            fuse=_trace_fusion(modules.get("fusion"), size, run.dtype),
             encode=trace(lambda: vae.encode(empty(1, channels, height, width)).latent_dist.parameters),
             decode=trace(lambda: vae.decode(empty(1, latent_channels, *latent)).sample),
             reference=_trace_reference(blueprint, modules, empty),
@@ -222,12 +228,16 @@ def _trace(blueprint: Blueprint, run: Run) -> tuple[_Costs, Run]:
     return costs, replace(run, height=height, width=width)
 
 
-def _trace_chooser(chooser: Any, channels: int, size: tuple[int, int, int]) -> Cost:
-    """The guesses at a whole clip and their choice, which are float32 whatever the networks are."""
-    if chooser is None:
+def _trace_fusion(fusion: Any, size: tuple[int, int, int], dtype: torch.dtype) -> Cost:
+    """A whole clip through the fusion network, with as many photos as it was trained with."""
+    if fusion is None:
         return Cost(0, 0)
-    frames, opacity, evidence = (torch.empty(1, n, *size, device="meta") for n in (channels, 1, CHANNELS))
-    return trace(lambda: chooser(frames, opacity, evidence))
+    frames, height, width = size
+    height, width = (-(-side // fusion.multiple) * fusion.multiple for side in (height, width))
+    channels = ((3,), (1,), (1,), (PHOTOS, CHANNELS))
+    clip = [torch.empty(1, frames, *n, height, width, dtype=dtype, device="meta") for n in channels]
+    with torch.device("meta"):
+        return trace(lambda: fusion(*clip))
 
 
 def _trace_reference(blueprint: Blueprint, modules: dict[str, Any], empty: Callable[..., Tensor]) -> Cost:
@@ -256,9 +266,12 @@ def _bytes(module: nn.Module, dtype: torch.dtype) -> int:
 
 def _clip_bytes(blueprint: Blueprint, padded: Run) -> int:
     """Given frames, padded frames, decoded frames and result, what photos show, and six sets of latents, in float32."""
-    vae: Any = blueprint.modules["vae"]
-    config = vae.config
     pixels = padded.batch * padded.frames * padded.height * padded.width
-    factor = spatial_factor(vae)
-    evidence = 2 * CHANNELS if "chooser" in blueprint.modules else 0  # as given, and padded
-    return 4 * ((4 * config["in_channels"] + evidence) * pixels + 6 * config["latent_channels"] * pixels // factor**2)
+    total = 16 * pixels
+    if "fusion" in blueprint.modules:
+        total += 2 * PHOTOS * CHANNELS * pixels  # as given, and padded
+    if "vae" in blueprint.modules:
+        vae: Any = blueprint.modules["vae"]
+        factor = spatial_factor(vae)
+        total += 4 * (vae.config["in_channels"] - 4) * pixels + 6 * vae.config["latent_channels"] * pixels // factor**2
+    return 4 * total

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
 from diffusion.components import public_paths
-from diffusion.compose import compose_frames
 from diffusion.conditioning import (
     clip_context,
     encode_mean,
@@ -28,16 +27,15 @@ from diffusion.conditioning import (
     parameter_versions,
 )
 from diffusion.errors import UserError
-from diffusion.evidence import no_evidence
-from diffusion.filling import fill_clip
+from diffusion.fuse import FusedClip, fuse_clip
 from diffusion.inputs import RepairInputs, check_inputs, check_numbers, check_shape, network_clips
 from diffusion.locate import check_folder, loading_errors_in_one_line, locate_weights
-from diffusion.models.chooser import Chooser
+from diffusion.models.fusion import FusionNetwork
 from diffusion.models.resampler import Resampler
 from diffusion.models.unet import RGBDVideoUNet
-from diffusion.models.vae import Autoencoder, encode_clip, spatial_factor
+from diffusion.models.vae import Autoencoder, decode_clip, encode_clip, spatial_factor
 from diffusion.postprocess import split_frames
-from diffusion.preprocess import Letterbox, latent_opacity, letterbox, to_network
+from diffusion.preprocess import latent_opacity, letterbox
 from diffusion.quiet import quiet_loading
 from diffusion.sampling import Denoiser, Guidance, RenderStart, sample_latents
 from diffusion.schedulers import RescaledDDIMScheduler, RescaledDPMSolverScheduler
@@ -49,12 +47,14 @@ Callback = Callable[[Any, int, int, dict[str, Tensor]], dict[str, Tensor]]
 
 @dataclass
 class RepairOutput(BaseOutput):
-    """`rgb` [T,H,W,3] in [0, 1]; `disparity` [T,H,W,1] in [0, 1], 1 = nearest, relative to the clip (None for a model
-    without a depth channel). A leading B for a batch. With `output_type="latent"`, `rgb` holds the latents
-    [B,c,T,h,w] of the padded clip and `disparity` is None."""
+    """`rgb` [T,H,W,3] in [0, 1]; `disparity` [T,H,W,1]: with a fusion network 1 / z-depth in the given depth's unit,
+    else in [0, 1], 1 = nearest, relative to the clip (None for a model without a depth channel); `certainty` [T,H,W,1]
+    in [0, 1], see `Fused` (None without a fusion network). A leading B for a batch. With `output_type="latent"`, `rgb`
+    holds the latents [B,c,T,h,w] of the padded clip and the others are None."""
 
     rgb: Frames
     disparity: Frames | None
+    certainty: Frames | None = None
 
 
 class RGBDVideoRepairPipeline(DiffusionPipeline):
@@ -67,21 +67,18 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         resampler: makes context tokens of a photo's tokens.
         scheduler: the sampler; any with the interface of `RescaledDDIMScheduler`.
         image_encoder: CLIP vision tower for the photos; None = the photos' own VAE latents are the tokens.
-        chooser: makes the best of the renderings before they are encoded, from `candidates`; None = they stay.
+        fusion: fuses renderings and photos first; the denoiser then draws only what it is unsure of. None = the
+            denoiser sees the renderings themselves. With a fusion network, `unet`, `vae`, `resampler` and `scheduler`
+            may all be None: nothing is invented then.
         sample_posterior: whether renderings are encoded by a sample of the VAE's posterior (official) or its mean.
         disparity_rule: "minmax" (official) or "percentile", see `preprocess`.
         reference_size: height and width that photos are brought to where there is no image encoder.
         token_patch: side of a photo's token in latent positions where there is no image encoder.
-        fill_holes: holes of the renderings are filled from their surroundings first, see `filling`.
-        residual: the network makes the change of the renderings' latent instead of the latent, and the decoded change
-            is added to the renderings themselves: what needs no repair keeps all of its detail, whatever the VAE loses.
-        start_noise: standard deviation of the noise that sampling starts from. 0 = none: for weights that are trained
-            to make everything in one step, which noise could only disturb.
         default_steps, default_guidance_scale, default_guidance_rescale: what a call uses unless told otherwise.
     """
 
-    model_cpu_offload_seq = "chooser->image_encoder->resampler->unet->vae"
-    _optional_components = ["image_encoder", "chooser"]
+    model_cpu_offload_seq = "fusion->image_encoder->resampler->unet->vae"
+    _optional_components = ["image_encoder", "fusion", "unet", "vae", "resampler", "scheduler"]
     _callback_tensor_inputs = ["latents"]
 
     unet: RGBDVideoUNet
@@ -89,38 +86,32 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
     resampler: Resampler
     scheduler: RescaledDDIMScheduler | RescaledDPMSolverScheduler
     image_encoder: CLIPVisionModel | None
-    chooser: Chooser | None
+    fusion: FusionNetwork | None
 
     def __init__(
         self,
-        unet: RGBDVideoUNet,
-        vae: Autoencoder,
-        resampler: Resampler,
-        scheduler: RescaledDDIMScheduler | RescaledDPMSolverScheduler,
+        unet: RGBDVideoUNet | None = None,
+        vae: Autoencoder | None = None,
+        resampler: Resampler | None = None,
+        scheduler: RescaledDDIMScheduler | RescaledDPMSolverScheduler | None = None,
         image_encoder: CLIPVisionModel | None = None,
-        chooser: Chooser | None = None,
+        fusion: FusionNetwork | None = None,
         sample_posterior: bool = True,
         disparity_rule: str = "minmax",
         reference_size: list[int] | tuple[int, ...] = (192, 320),
         token_patch: int = 2,
-        fill_holes: bool = False,
-        residual: bool = False,
-        start_noise: float = 1.0,
         default_steps: int = 25,
         default_guidance_scale: float = 3.2,
         default_guidance_rescale: float = 0.7,
     ) -> None:
         super().__init__()
         self.register_modules(unet=unet, vae=vae, resampler=resampler, scheduler=scheduler)
-        self.register_modules(image_encoder=image_encoder, chooser=chooser)
+        self.register_modules(image_encoder=image_encoder, fusion=fusion)
         self.register_to_config(
             sample_posterior=sample_posterior,
             disparity_rule=disparity_rule,
             reference_size=tuple(reference_size),
             token_patch=token_patch,
-            fill_holes=fill_holes,
-            residual=residual,
-            start_noise=start_noise,
             default_steps=default_steps,
             default_guidance_scale=default_guidance_scale,
             default_guidance_rescale=default_guidance_rescale,
@@ -161,6 +152,8 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
     @property
     def size_multiple(self) -> int:
         """Height and width in pixels are padded to a multiple of this: the VAE's factor times the UNet's."""
+        if self.unet is None:
+            return self.fusion.multiple if self.fusion is not None else 1
         return self.vae_factor * 2 ** (len(self.unet.config["block_out_channels"]) - 1)
 
     @property
@@ -175,14 +168,17 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         return self.unet.config["in_channels"] == 2 * latent + 1
 
     def compile(self, **kwargs: Any) -> None:
-        """`torch.compile` the UNet and both halves of the VAE in place; saving still works. Takes its arguments."""
-        for module in (self.unet, self.vae.encoder, self.vae.decoder):
-            module.compile(**kwargs)
+        """`torch.compile` the networks in place; saving still works. Takes its arguments."""
+        if self.fusion is not None:
+            self.fusion.compile(**kwargs)
+        if self.unet is not None:
+            for module in (self.unet, self.vae.encoder, self.vae.decoder):
+                module.compile(**kwargs)
 
     def use_channels_last(self) -> None:
         """Lay the 2-D convolutions' weights out channels-last, which CPUs and tensor cores are quicker with."""
-        for component in (self.unet, self.vae):
-            for module in component.modules():
+        for component in (self.fusion, self.unet, self.vae):
+            for module in component.modules() if component is not None else ():
                 if isinstance(module, nn.Conv2d):
                     module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
@@ -221,8 +217,8 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
             alpha: opacity [T,H,W,1] in [0, 1]. None = 1 where there is depth (everywhere, if `depth` is None).
             references: photos in [0, 1]: [h,w,3], [n,h,w,3] or a list of [h,w,3] of any size. For a batch, one of these
                 for each clip, the same number of photos for each.
-            warped: [T,H,W,10] in [0, 1], what photos show of the frames, see `evidence`. None = nothing is known of
-                that; only weights with a chooser look at it.
+            warped: [T,S,8,H,W], what S photos show of each frame, see `source_views.warp_sources`. None = nothing is
+                known of that; only a fusion network looks at it.
             num_inference_steps: steps of the sampler; None = the weights' default, as for the next two.
             guidance_scale: 1 = no guidance, and half the work.
             guidance_rescale: see `guidance.rescale`, in [0, 1].
@@ -254,21 +250,23 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
             interval=guidance_interval,
             batched=batch_guidance,
         )
-        train_timesteps = len(self.scheduler)
+        train_timesteps = len(self.scheduler) if self.scheduler is not None else 1000
         check_numbers(steps, train_timesteps, strength, eta, vae_chunk, min_frames, output_type)
         inputs = check_inputs(rgb, depth, alpha, references, self._execution_device, warped)
+        fused = None if self.fusion is None else fuse_clip(self.fusion, inputs)
+        if self.unet is None:
+            if fused is None or output_type == "latent":
+                raise UserError("these weights hold no video diffusion model; expected output_type 'pt' or 'np'")
+            self.maybe_free_model_hooks()
+            return self._output(fused, inputs.batched, output_type)
         box = letterbox(*inputs.rgb.shape[1:4], multiple=self.size_multiple, min_frames=min_frames)
         rule = self.config["disparity_rule"] if disparity_range is None else disparity_range
         has_depth = self.vae.config["in_channels"] > 3
-        frames, opacity = (box.pad(clip) for clip in network_clips(inputs, rule, has_depth))
-        if self.config["fill_holes"]:
-            frames = fill_clip(frames, opacity)
-        if self.chooser is not None:
-            evidence = no_evidence(frames) if inputs.warped is None else box.pad(to_network(inputs.warped))
-            frames = self.chooser(frames, opacity, evidence)
+        seen = inputs if fused is None else fused.as_inputs(inputs)
+        frames, opacity = (box.pad(clip) for clip in network_clips(seen, rule, has_depth))
         opacity = latent_opacity(opacity, self.vae_factor)
         rendered = self._encode(frames, generator, posterior_noise, vae_chunk)
-        noise = self._noise(frames, generator, latents, "latents") * self.config["start_noise"]
+        noise = self._noise(frames, generator, latents, "latents")
         context, null_context = self._contexts(inputs, guidance)
         self._park_vae()
         denoiser = Denoiser(
@@ -281,19 +279,17 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
             references=len(inputs.references[0]),
             fps=fps,
         )
-        origin = torch.zeros_like(rendered) if self.config["residual"] else rendered
-        start = RenderStart(origin, noise, strength, None if inputs.alpha is None else opacity)
+        start = RenderStart(rendered, noise, strength, None if seen.alpha is None else opacity)
         options = {"eta": eta, "generator": generator}
         latents = self._sample(denoiser, start, steps, options, step_noise, callback_on_step_end)
         if output_type == "latent":
-            output = RepairOutput(rgb=latents, disparity=None)
-        else:
-            residual = self.config["residual"]
-            base = (rendered, frames) if residual else (None, None)
-            decoded = compose_frames(self.vae, latents, *base, vae_chunk)
-            output = self._output(decoded, box, inputs.batched, output_type)
+            self.maybe_free_model_hooks()
+            return RepairOutput(rgb=latents, disparity=None)
+        decoded = decode_clip(self.vae, latents.to(self.vae.dtype), vae_chunk).float()
+        self._check_decoded(decoded)
+        drawn = FusedClip(*split_frames(box.crop(decoded)), certainty=None)
         self.maybe_free_model_hooks()
-        return output
+        return self._output(drawn if fused is None else fused.completed(drawn), inputs.batched, output_type)
 
     def _encode(self, frames: Tensor, generator: Generators, noise: Tensor | None, chunk: int) -> Tensor:
         """Latents [B, c, T, h, w] of the renderings, float32."""
@@ -368,14 +364,15 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
 
             return sample_latents(self.scheduler, denoiser, start, steps, options, step_noise, after_step)
 
-    def _output(self, decoded: Tensor, box: Letterbox, batched: bool, kind: str) -> RepairOutput:
+    def _check_decoded(self, decoded: Tensor) -> None:
         if not torch.isfinite(decoded).all():
             raise UserError(
                 f"the decoded frames hold NaN or infinite values (computed in {self.unet.dtype}); use bfloat16 or "
                 f"float32, and check the weights"
             )
-        rgb, disparity = split_frames(box.crop(decoded))
-        frames = [f if f is None or batched else f[0] for f in (rgb, disparity)]
+
+    def _output(self, clip: FusedClip, batched: bool, kind: str) -> RepairOutput:
+        frames = [f if f is None or batched else f[0] for f in (clip.rgb, clip.disparity, clip.certainty)]
         if kind == "np":
             frames = [None if f is None else f.cpu().numpy() for f in frames]
-        return RepairOutput(rgb=frames[0], disparity=frames[1])
+        return RepairOutput(rgb=frames[0], disparity=frames[1], certainty=frames[2])

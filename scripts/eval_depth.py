@@ -29,12 +29,12 @@ from genfusion_ns.data.procedural.families import make_family_scene, scene_names
 from genfusion_ns.data.procedural.render import Studio
 from genfusion_ns.data.procedural.write import sparse_splits
 from genfusion_ns.data.views import TrainView, find_by_name, to_pixels, view_arrays
-from genfusion_ns.pairs.footage import within_unit
 from genfusion_ns.stereo.estimator import BUNDLED, StereoEstimator
 from genfusion_ns.stereo.fusion import support
 from genfusion_ns.stereo.overlap import choose_sources, working_range
 from genfusion_ns.stereo.sweep import relative_projection, sample_planes, swept_pixels
 from genfusion_ns.stereo.views import PhotoDepth, PosedPhoto, posed_photos
+from genfusion_ns.training_data.paths import within_unit
 
 VALIDATION_SEED = 90_000
 """Procedural scenes from this seed on are never trained on."""

@@ -1,18 +1,18 @@
-"""How much nearer to the truth do repairers bring renderings? Tables, plots and contact sheets over stored pairs.
+"""How much nearer to the truth do repairers bring renderings? A table and contact sheets over stored fits.
 
-    scripts/eval_repair.py --pairs val_pairs test_pairs --methods classical lite-small --output runs/eval_repair
+    genfusion-train-stereo scenes --count 0 --captures data/llff_fern data/fox --output eval/scenes
+    genfusion-make-fits --scenes eval/scenes --fits 8 --output eval/fits
+    scripts/eval_repair.py --fits eval/fits --methods classical lite-small --output runs/eval_repair
 
-Pairs come from genfusion-make-pairs; see the README for the two commands. "input" is always among the methods.
+Only novel views count: a photo that trained whole is none. "input" is always among the methods.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,196 +21,159 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while t
 import numpy as np
 import torch
 import tyro
-from held_out import Perceptual
+from held_out import Perceptual, sharpness
 from PIL import Image
-from repair_scores import Fid, depth_error, flicker, frame_scores
+from repair_scores import Fid, frame_scores
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from diffusion.errors import exits_cleanly
-from diffusion.train.shards import ClipRef, Pair, load_pair
-from diffusion.train.trainer import find_pairs
-from diffusion.train.validate import spread
+from diffusion.errors import UserError, exits_cleanly
+from diffusion.models.fusion import TOLERANCE
+from diffusion.source_views import ClipCameras, warp_sources
+from diffusion.train.fits import TrainingFit, read_fit
 from genfusion_ns.files import write_atomic
 
-Repaired = tuple[Tensor, Tensor]
-"""rgb [T, H, W, 3] in [0, 1] and disparity [T, H, W, 1], 0 = unknown."""
+PHOTOS = 4
+"""Photos per frame."""
 
 
 @dataclass(frozen=True)
 class Options:
     """Settings of the evaluation."""
 
-    pairs: tuple[Path, ...]
-    """Folders of pairs; each is a group of rows in the table."""
+    fits: tuple[Path, ...]
+    """Folders of fits; each is a group of rows in the table."""
     methods: tuple[str, ...] = ("classical", "lite-small")
-    """Repairers: classical, or weights (a folder or a bundled name), with @N for N steps of the sampler and ~S for a
-    start from the noised rendering of strength S, as in lite-small@4~0.8."""
+    """Repairers: classical, or weights (a folder or a bundled name)."""
     output: Path = Path("runs/eval_repair")
-    """Folder of scores.json, table.md, gains.png and the contact sheets."""
-    clips: int = 0
-    """Clips per folder, evenly spread; 0 = all."""
-    lpips: bool = True
-    """Measure LPIPS, where its networks are at hand (TORCH_HOME)."""
+    """Folder of scores.json, table.md and the contact sheets (truth | input | method, side by side)."""
     fid_network: Path | None = None
     """TorchScript InceptionV3 for FID; without it FID is left out."""
     threads: int = 0
     """Of torch; 0 = its own choice. Seconds per clip depend on it."""
 
 
-def make_method(name: str) -> Callable[[Pair], Repaired]:
-    """What turns a pair's rendering into a repaired clip."""
-    if name == "input":
-        return lambda pair: (pair.render_rgb.float() / 255, _disparity(pair.render_depth.float()))
-    if name == "classical":
-        return _classical
-    from diffusion.pipeline import RGBDVideoRepairPipeline
-    from diffusion.train.validate import repair_output
+@dataclass(frozen=True)
+class Clip:
+    """The novel views of a fit after some steps."""
 
-    weights, _, strength = name.partition("~")
-    weights, _, steps = weights.partition("@")
-    pipeline = RGBDVideoRepairPipeline.from_pretrained(weights, torch_dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    options = {"steps": int(steps) if steps else None, "strength": float(strength) if strength else 1.0}
-    return lambda pair: repair_output(pipeline, pair, **options)
+    name: str
+    kind: str
+    rgb: Tensor
+    depth: Tensor
+    alpha: Tensor
+    warped: Tensor
+    target: Tensor
+    reference: Tensor
 
 
-def _classical(pair: Pair) -> Repaired:
-    from genfusion_ns.loop.classical import repair_clip
-
-    return repair_clip(pair.render_rgb.float() / 255, pair.render_depth, pair.render_alpha.float() / 255)[:2]
+Repaired = tuple[Tensor, Tensor | None]
+"""rgb [T, H, W, 3] in [0, 1] and certainty [T, H, W, 1], where the method has one."""
 
 
-def _disparity(depth: Tensor) -> Tensor:
-    return torch.where(depth > 0, 1 / depth.clamp_min(1e-6), 0.0)
-
-
-def kind_of(ref: ClipRef) -> str:
-    """Scene's source and kind of variant: the table's row."""
-    facts = ref.provenance
-    variant = str(facts.get("variant", "?"))
-    kind = "sparse" if variant.startswith("sparse") else "masked"
-    return f"{facts.get('source', '?')} {kind}"
-
-
-@exits_cleanly
-def main(options: Options) -> None:
-    """Evaluate every method on every clip."""
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    console = Console()
-    perceptual = Perceptual() if options.lpips else None
-    refs = [ref for folder in options.pairs for ref in chosen_clips(folder, options.clips)]
-    scores: dict[str, list[dict]] = {}
-    for name in ("input", *options.methods):
-        method = make_method(name)
-        fid = Fid(options.fid_network) if options.fid_network else None
-        rows = []
-        for index, ref in enumerate(track(refs, description=name, console=console)):
-            rows.append(
-                score_clip(method, ref, perceptual, fid, options.output / "sheets" / f"{index:04d}_{_file(name)}.png")
+def clips_of(fit: TrainingFit, group: str, name: str) -> list[Clip]:
+    """One clip for each number of steps."""
+    novel = [i for i in range(len(fit.target_rgb)) if i not in fit.provenance["train"]]
+    cameras = ClipCameras(fit.cameras.w2c[novel], fit.cameras.K[novel])
+    kind = "sparse" if str(fit.provenance["variant"]).startswith("sparse") else "masked"
+    clips = []
+    for s, steps in enumerate(fit.provenance["steps"]):
+        depth = fit.render_depth[s][novel].float()
+        clips.append(
+            Clip(
+                name=f"{name}@{steps}",
+                kind=f"{group} {kind}",
+                rgb=fit.render_rgb[s][novel].float() / 255,
+                depth=depth,
+                alpha=fit.render_alpha[s][novel].float() / 255,
+                warped=warp_sources(cameras, depth, fit.sources[s], PHOTOS),
+                target=fit.target_rgb[novel].float() / 255,
+                reference=fit.sources[s][0].rgb,
             )
-        scores[name] = rows
-        if fid is not None:
-            console.print(f"FID of {name} over {len(refs)} clips: {fid.value():.1f}")
-    table = summary(scores)
-    console.print(table_of(table))
-    found = json.dumps({"clips": scores, "means": table}, indent=1)
-    write_atomic(options.output / "scores.json", found.encode())
-    write_atomic(options.output / "table.md", markdown(table).encode())
-    _plot(scores, options.output / "gains.png")
-    console.print(f"scores, plot and contact sheets are in {options.output}")
+        )
+    return clips
 
 
-def novel_frames(ref: ClipRef) -> list[int]:
-    """Numbers of a clip's frames that are novel views: a photo that trained whole is none."""
-    return [i for i in range(ref.frames) if i not in ref.provenance.get("captured", ())]
+def make_method(name: str) -> Callable[[Clip], Repaired]:
+    """What turns a clip's rendering into a repaired one."""
+    if name == "input":
+        return lambda clip: (clip.rgb, None)
+    if name == "classical":
+        from genfusion_ns.loop.classical import repair_clip
+
+        return lambda clip: (repair_clip(clip.rgb, clip.depth, clip.alpha)[0], None)
+    from diffusion.pipeline import RGBDVideoRepairPipeline
+
+    pipeline = RGBDVideoRepairPipeline.from_pretrained(name, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def repair(clip: Clip) -> Repaired:
+        generator = torch.Generator().manual_seed(0)
+        output = pipeline(clip.rgb, clip.depth, clip.alpha, clip.reference, clip.warped, generator=generator)
+        return torch.as_tensor(output.rgb), None if output.certainty is None else torch.as_tensor(output.certainty)
+
+    return repair
 
 
-def chosen_clips(folder: Path, count: int) -> list[ClipRef]:
-    """`count` clips with a novel view of a folder of pairs, evenly spread; 0 = all."""
-    refs = [ref for ref in find_pairs(folder) if novel_frames(ref)]
-    return spread(refs, count) if count else refs
-
-
-def score_clip(
-    method: Callable[[Pair], Repaired],
-    ref: ClipRef,
-    perceptual: Perceptual | None = None,
-    fid: Fid | None = None,
-    sheet: Path | None = None,
-) -> dict:
-    """Scores of one clip's novel views, and, at `sheet`, what they look like."""
-    pair = load_pair(ref)
-    target = pair.target_rgb.float() / 255
+def score(method: Callable[[Clip], Repaired], clip: Clip, perceptual: Perceptual, fid: Fid | None) -> dict:
+    """Scores of one clip: means over its frames."""
     began = time.perf_counter()
-    image, disparity = method(pair)
+    image, certainty = method(clip)
     seconds = time.perf_counter() - began
-    novel = novel_frames(ref)
     if fid is not None:
-        fid.add(target[novel], real=True)
-        fid.add(image[novel], real=False)
-    if sheet is not None:
-        _draw_sheet([pair.render_rgb.float() / 255, image, target], sheet)
-    return {
-        "kind": kind_of(ref),
-        "scene": str(ref.provenance.get("scene")),
-        "variant": str(ref.provenance.get("variant")),
-        **frame_scores(image[novel], target[novel], perceptual),
-        "depth_error": depth_error(disparity[novel], pair.target_depth[novel].float()),
-        "flicker": flicker(image, target),
-        "seconds": seconds,
-    }
+        fid.add(clip.target, real=True)
+        fid.add(image, real=False)
+    sharp = [sharpness(a) / max(sharpness(b), 1e-9) for a, b in zip(image, clip.target, strict=True)]
+    row = {"name": clip.name, "kind": clip.kind, **frame_scores(image, clip.target, perceptual)}
+    row |= {"sharpness": float(np.mean(sharp)), "seconds": seconds}
+    if certainty is not None:
+        row["calibration"] = calibration(image, clip.target, certainty)
+    return row
 
 
-def _draw_sheet(clips: list[Tensor], path: Path) -> None:
-    """Four frames of some clips [T, H, W, 3] in [0, 1], a clip in each row."""
-    chosen = np.linspace(0, len(clips[0]) - 1, 4).round().astype(int)
-    rows = [torch.cat(list(clip[chosen]), dim=1) for clip in clips]
+def calibration(image: Tensor, target: Tensor, certainty: Tensor) -> list[tuple[float, float, float]]:
+    """For pixels of certainty 0 to .2, .2 to .4 and so on: their share, mean certainty, and the share of them whose
+    colour is right within the network's tolerance."""
+    right = ((image - target).abs().mean(-1, keepdim=True) < TOLERANCE).float()
+    bins = (certainty * 5).long().clamp(0, 4)
+    rows = []
+    for i in range(5):
+        mine = bins == i
+        count = float(mine.float().sum())
+        means = [float((x * mine).sum()) / max(count, 1) for x in (certainty, right)]
+        rows.append((count / mine.numel(), *means))
+    return rows
+
+
+def draw_sheet(clip: Clip, image: Tensor, path: Path) -> None:
+    """Four frames at native size, a row each: truth | input | repaired."""
+    rows = []
+    for i in np.linspace(0, len(image) - 1, 4).round().astype(int):
+        rows.append(torch.cat([clip.target[i], clip.rgb[i], image[i]], dim=1))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray((torch.cat(rows).clamp(0, 1).numpy() * 255).round().astype(np.uint8)).save(path)
 
 
-SCORES = ("psnr", "gain", "worst_scene", "ssim", "lpips", "lpips_vgg", "depth_error", "flicker", "seconds")
+SCORES = ("psnr", "gain", "worst", "ssim", "lpips", "worst_lpips", "sharpness", "seconds")
+"""`gain` is the PSNR above the input's; `worst` the smallest gain of a clip, `worst_lpips` the largest ratio to the
+input's LPIPS."""
 
 
 def summary(scores: dict[str, list[dict]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Means {kind: {method: {score: value}}}; `gain` is the PSNR above the input's, `worst_scene` the smallest gain of
-    a scene."""
-    found: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
+    """Means {kind: {method: {score: value}}}."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
     for method, rows in scores.items():
         for kind in sorted({row["kind"] for row in rows}):
-            chosen = [i for i, row in enumerate(rows) if row["kind"] == kind]
-            gains = defaultdict(list)
-            for i in chosen:
-                gains[rows[i]["scene"]].append(rows[i]["psnr"] - scores["input"][i]["psnr"])
-            means = {s: _mean([rows[i][s] for i in chosen]) for s in SCORES if s in rows[chosen[0]]}
-            means["gain"] = _mean([g for scene in gains.values() for g in scene])
-            means["worst_scene"] = min(_mean(scene) for scene in gains.values())
-            found[kind][method] = means | {"clips": len(chosen), "scenes": len(gains)}
-    return dict(found)
-
-
-def _mean(values: list[float]) -> float:
-    finite = [v for v in values if math.isfinite(v)]
-    return sum(finite) / len(finite) if finite else float("nan")
-
-
-def _cells(means: dict[str, float]) -> list[str]:
-    return ["" if name not in means else f"{means[name]:.3f}" for name in SCORES]
-
-
-def table_of(table: dict[str, dict[str, dict[str, float]]]) -> Table:
-    """The summary for a terminal."""
-    shown = Table(title="repair of single clips, means")
-    for name in ("kind", "method", *SCORES):
-        shown.add_column(name)
-    for kind, methods in table.items():
-        for method, means in methods.items():
-            shown.add_row(f"{kind} ({int(means['clips'])})", method, *_cells(means))
-    return shown
+            pairs = [(a, b) for a, b in zip(rows, scores["input"], strict=True) if a["kind"] == kind]
+            means = {name: float(np.mean([a[name] for a, _ in pairs])) for name in SCORES if name in pairs[0][0]}
+            gains = [a["psnr"] - b["psnr"] for a, b in pairs]
+            means |= {"gain": float(np.mean(gains)), "worst": min(gains), "clips": len(pairs)}
+            if "lpips" in means:
+                means["worst_lpips"] = max(a["lpips"] / max(b["lpips"], 1e-9) for a, b in pairs)
+            found.setdefault(kind, {})[method] = means
+    return found
 
 
 def markdown(table: dict[str, dict[str, dict[str, float]]]) -> str:
@@ -222,27 +185,53 @@ def markdown(table: dict[str, dict[str, dict[str, float]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _plot(scores: dict[str, list[dict]], path: Path) -> None:
-    """PSNR of every clip after against before."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    before = [row["psnr"] for row in scores["input"]]
-    figure, axes = plt.subplots(figsize=(5, 5))
-    for method, rows in scores.items():
-        if method != "input":
-            axes.scatter(before, [row["psnr"] for row in rows], s=10, label=method)
-    axes.plot(axes.get_xlim(), axes.get_xlim(), "k--", linewidth=0.8)
-    axes.set(xlabel="PSNR of the rendering, dB", ylabel="PSNR after repair, dB")
-    axes.legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+def _cells(means: dict[str, float]) -> list[str]:
+    return ["" if name not in means else f"{means[name]:.3f}" for name in SCORES]
 
 
-def _file(name: str) -> str:
-    return Path(name.replace("@", "-").replace("~", "-")).name
+def read_clips(folders: Sequence[Path]) -> list[Clip]:
+    """The clips of all fits in some folders. Raises UserError if there are none."""
+    clips = [
+        clip
+        for folder in folders
+        for path in sorted(folder.glob("*.safetensors"))
+        for clip in clips_of(read_fit(path), path.stem.split("_fit")[0], path.stem)
+    ]
+    if not clips:
+        raise UserError(f"{', '.join(map(str, folders))}: no fits; make some with genfusion-make-fits")
+    return clips
+
+
+@exits_cleanly
+def main(options: Options) -> None:
+    """Evaluate every method on every clip."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    console, perceptual = Console(), Perceptual()
+    clips = read_clips(options.fits)
+    scores: dict[str, list[dict]] = {}
+    for name in ("input", *options.methods):
+        method = make_method(name)
+        fid = Fid(options.fid_network) if options.fid_network else None
+        scores[name] = [score(method, clip, perceptual, fid) for clip in track(clips, name, console=console)]
+        if name != "input":
+            for clip in clips:
+                draw_sheet(clip, method(clip)[0], options.output / "sheets" / f"{clip.name}_{Path(name).name}.png")
+        if fid is not None:
+            console.print(f"FID of {name} over {len(clips)} clips: {fid.value():.1f}")
+        calibrated = [row["calibration"] for row in scores[name] if "calibration" in row]
+        if calibrated:
+            console.print(f"certainty of {name} (share of pixels, mean certainty, share right):")
+            console.print(np.mean(calibrated, axis=0).round(3).tolist())
+    table = summary(scores)
+    shown = Table("kind", "method", *SCORES, title="repair of single clips, means")
+    for kind, methods in table.items():
+        for name, means in methods.items():
+            shown.add_row(f"{kind} ({int(means['clips'])})", name, *_cells(means))
+    console.print(shown)
+    write_atomic(options.output / "scores.json", json.dumps({"clips": scores, "means": table}, indent=1).encode())
+    write_atomic(options.output / "table.md", markdown(table).encode())
+    console.print(f"scores and contact sheets are in {options.output}")
 
 
 if __name__ == "__main__":

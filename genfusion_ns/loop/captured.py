@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffusion.source_views import SourceView
 from genfusion_ns.cameras import Camera
 from genfusion_ns.geometry import nearest_views, scene_extent
 from genfusion_ns.raster.api import Render
@@ -35,28 +36,39 @@ class CapturedViews:
 
 @dataclass(frozen=True)
 class SeenView:
-    """A photo, and the surface that the splats show there."""
+    """A photo, and the surface that it shows."""
 
     camera: Camera
-    """The view."""
+    """The view, of the size of the maps."""
     photo: Tensor
-    """[h, w, 3] in [0, 1], of any size."""
+    """[H, W, 3] in [0, 1]."""
     depth: Tensor
     """[H, W, 1] z-depth, measured in the photo where that is sure, else rendered; 0 = nothing there."""
     alpha: Tensor
     """[H, W, 1] rendered opacity in [0, 1]; 1 where the depth is measured."""
-    known: Tensor | None = None
-    """[h, w, 1] in {0, 1}: the pixels of the photo that are known; None = all."""
+    confidence: Tensor
+    """[H, W, 1] in (0, 1]: how sure the depth is; where none is measured, half of the opacity."""
+
+    def source(self) -> SourceView:
+        """As networks and warps take it."""
+        return SourceView(self.photo, self.depth, self.confidence, self.camera.w2c, self.camera.K)
 
 
-def with_measured(depth: Tensor, alpha: Tensor, measured: PhotoDepth) -> tuple[Tensor, Tensor]:
-    """Rendered depth and opacity [H, W, 1] of a photo's view, replaced where the photo's own depth is sure: what a
-    photo shows is known better from it than from splats that may be misplaced."""
+def with_measured(depth: Tensor, alpha: Tensor, measured: PhotoDepth) -> tuple[Tensor, Tensor, Tensor]:
+    """Rendered depth and opacity [H, W, 1] of a photo's view, replaced where the photo's own depth is sure, and that
+    depth's confidence: what a photo shows is known better from it than from splats that may be misplaced."""
     maps = (values.permute(2, 0, 1)[None].to(depth) for values in (measured.depth, measured.confidence))
     size = depth.shape[:2]
     own, confidence = (F.interpolate(x, size, mode="nearest-exact")[0].permute(1, 2, 0) for x in maps)
     sure = confidence > SURE
-    return torch.where(sure, own, depth), torch.where(sure, torch.ones_like(alpha), alpha)
+    return torch.where(sure, own, depth), torch.where(sure, torch.ones_like(alpha), alpha), confidence
+
+
+def reduced_photo(photo: Tensor, height: int, width: int) -> Tensor:
+    """A photo [h, w, 3] at another size, by areas."""
+    if photo.shape[:2] == (height, width):
+        return photo
+    return F.interpolate(photo.permute(2, 0, 1)[None], (height, width), mode="area")[0].permute(1, 2, 0)
 
 
 class SeenViews:
@@ -76,9 +88,13 @@ class SeenViews:
         self._cameras = [camera.to("cpu") for camera in captured.cameras]
         self._held: OrderedDict[int, SeenView] = OrderedDict()
 
+    def nearest(self, camera: Camera, n: int) -> list[int]:
+        """Numbers of the n captured views most like `camera`, the nearest first."""
+        return nearest_views(camera.to("cpu"), self._cameras, n)
+
     def near(self, camera: Camera, n: int) -> list[SeenView]:
-        """The n captured views most like `camera`, the nearest first."""
-        return [self[i] for i in nearest_views(camera.to("cpu"), self._cameras, n)]
+        """These views."""
+        return [self[i] for i in self.nearest(camera, n)]
 
     def __getitem__(self, i: int) -> SeenView:
         if i in self._held:
@@ -86,10 +102,12 @@ class SeenViews:
             return self._held[i]
         small = self._captured.cameras[i].limited(self._max_side)
         shown = self._render(small.to(self._device))
-        depth, alpha = shown.depth, shown.alpha
+        depth, alpha, confidence = shown.depth, shown.alpha, 0.5 * shown.alpha
         if self._captured.depth is not None:
-            depth, alpha = with_measured(depth, alpha, self._captured.depth(i))
-        self._held[i] = SeenView(small.to(self._device), self._captured.image(i), depth, alpha)
+            depth, alpha, confidence = with_measured(depth, alpha, self._captured.depth(i))
+        photo = reduced_photo(self._captured.image(i), small.height, small.width).to(depth)
+        # 1/255: a photo shows its colours however unsure its depth is, and training stored no less
+        self._held[i] = SeenView(small.to(self._device), photo, depth, alpha, confidence.clamp(1 / 255, 1))
         if len(self._held) > self._keep:
             self._held.popitem(last=False)
         return self._held[i]

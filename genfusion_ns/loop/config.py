@@ -30,12 +30,6 @@ class DiffusionConfig:
     """Scale of classifier-free guidance; 1 switches it off and halves the work. None = what the weights advise."""
     strength: float = 1.0
     """Below 1 the sampler starts from the noised render instead of noise, and keeps more of it; GenFusion's 1."""
-    invented: float = 0.3
-    """Confidence in what fills holes, in [0, 1]; with 1 smooth guesses hold back what other views would sharpen: 0.4 dB
-    of held-out PSNR on llff_fern, masked (one seed). Raise it for weights that invent well."""
-    shown: float = 0.05
-    """Share of the confidence that is left where a captured photo shows the surface, or looks there from near, in
-    [0, 1]: photos teach it better. With 1 repaired frames blur what 9 photos have made sharp."""
     memory: str = ""
     """Budget on the device, such as 12GiB: chunks and offloading are chosen to fit. Empty = what is free on a GPU."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -46,8 +40,6 @@ class DiffusionConfig:
         "steps": COUNT,
         "guidance": NATURAL,
         "strength": Bound(0, 1, above=True),
-        "invented": SHARE,
-        "shown": SHARE,
     }
 
 
@@ -93,15 +85,6 @@ class LoopConfig:
     """Poses on each path; more cover the scene more densely and take longer to repair."""
     clip_length: int = 16
     """Frames that are repaired together; what GenFusion's video model was trained for."""
-    overlap: int = 0
-    """Frames that neighbouring clips of a path share at least; 0 makes the fewest clips. Shared frames are repaired
-    twice, and believed where both repairs agree."""
-    clips_per_round: int = 0
-    """Clips repaired per round: those that show most of what no captured view shows; 0 = all. Half as many take half
-    the time."""
-    skip_covered: float = 0.97
-    """Frames of which captured views show at least this share are not kept, and clips of such frames not repaired;
-    above 1 nothing is skipped."""
     clearance: float = 0.3
     """No generated view stands closer to surfaces than this share of the captured views' usual distance; it is moved
     back, or left out. 0 lets cameras pass through everything."""
@@ -114,23 +97,12 @@ class LoopConfig:
     hold_out_from: int = 12
     """From so many captured views on, one (from twice as many, two) does not train before until, to judge the rounds;
     with fewer, rounds are judged only by whether their clips contradict the photos. 0 never holds any out."""
-    align: bool = True
-    """Bring repaired frames to the render's disparities and colours where the render is reliable; without it the video
-    model's own tint and scale are taught."""
-    paste: bool = True
-    """Captured pixels replace a repaired frame's wherever a captured view surely covers them."""
-    weigh: bool = True
-    """Believe frames less where they contradict well-supported renders or the photos, not at all if they are the render
-    over again, and refuse clips that contradict the photos too much; without it all count alike."""
     neighbours: int = 4
     """Captured views that each generated frame is compared with; more cost time and seldom see the same."""
     max_side: int = 960
     """Generated views are at most this wide or high, in pixels; GenFusion's 960 x 512."""
     pool: int = 256
     """Most generated views kept; beyond it the lightest leave, the oldest first. 256 of 960 x 512 take 0.8 GB."""
-    decay: float = 0.8
-    """Factor on the weight of older views at each round, since they came from poorer splats; 1 keeps all alike, 0
-    forgets them as the official code does."""
 
     BOUNDS: ClassVar[Bounds] = {
         "start": NATURAL,
@@ -142,9 +114,6 @@ class LoopConfig:
         "perceptual_weight": NATURAL,
         "frames": COUNT,
         "clip_length": COUNT,
-        "overlap": NATURAL,
-        "clips_per_round": NATURAL,
-        "skip_covered": NATURAL,
         "clearance": NATURAL,
         "expand": NATURAL,
         "tolerance": NATURAL,
@@ -152,7 +121,6 @@ class LoopConfig:
         "neighbours": COUNT,
         "max_side": Bound(16),
         "pool": COUNT,
-        "decay": SHARE,
     }
 
     def scaled_to(self, max_iterations: int, reference: int = 7000) -> LoopConfig:
@@ -206,10 +174,6 @@ class LoopConfig:
             UserError: naming the setting, what it is, and what it may be.
         """
         check_bounds(self, "loop.")
-        if self.overlap >= self.clip_length:
-            raise UserError(
-                f"loop.overlap is {self.overlap}; expected 0 to {self.clip_length - 1}, below loop.clip-length."
-            )
         if "path" in self.trajectories and self.camera_path is None:
             raise UserError(
                 "loop.trajectories names 'path', but loop.camera-path is not set; expected the JSON file of a camera "

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from genfusion_ns.errors import UserError
-from genfusion_ns.loop.plane_sweep import stacked
 from genfusion_ns.loop.repair import RepairedClip, RGBDClip
 from genfusion_ns.seeding import generator
 
@@ -34,8 +33,6 @@ class DiffusionRepairer:
         weights: folder, name of bundled weights, or hub id.
         steps, guidance: of the sampler; None = what the weights advise.
         strength: in (0, 1]; below 1 the sampler starts from the noised render, by opacity.
-        invented: in [0, 1], confidence in what fills holes.
-        shown: in [0, 1], share of the confidence that is left where a photo shows the surface or looks from near.
         memory: budget on the device, such as "12GiB"; empty = what is free on a GPU, as much as it takes on a CPU.
         dtype: "auto" = float32 on a CPU; on a GPU float16 for weights of the official layout, which are sampled so, and
             for GPUs whose kernels lack bfloat16, else bfloat16.
@@ -51,15 +48,12 @@ class DiffusionRepairer:
         steps: int | None = None,
         guidance: float | None = None,
         strength: float = 1.0,
-        invented: float = 0.3,
-        shown: float = 0.05,
         memory: str = "",
         dtype: str = "auto",
         device: torch.device | str = "cpu",
         announce: Callable[[str], Any] = log.info,
     ) -> None:
         self.weights, self.memory, self.announce = weights, memory, announce
-        self.invented, self.shown = invented, shown
         self.device = torch.device(device)
         self.dtype = _DTYPES.get(dtype)
         self.options = {"num_inference_steps": steps, "guidance_scale": guidance, "strength": strength}
@@ -83,7 +77,7 @@ class DiffusionRepairer:
             raise UserError(f"repairer 'diffusion': {error}") from error
 
     def repair(self, clip: RGBDClip, reference: Tensor) -> RepairedClip:
-        """See `Repairer.repair`. Noise follows from `clip.seed`; holes are believed by `invented`.
+        """See `Repairer.repair`. Noise follows from `clip.seed`.
 
         Raises:
             UserError: no such weights, or they do not fit the memory budget.
@@ -97,7 +91,7 @@ class DiffusionRepairer:
                 clip.depth,
                 clip.alpha.clamp(0, 1),
                 reference.clamp(0, 1),
-                _evidence(clip),
+                clip.warped,
                 generator=generator(clip.seed, "diffusion"),
                 vae_chunk=plan.vae_chunk,
                 batch_guidance=plan.batch_guidance,
@@ -106,22 +100,15 @@ class DiffusionRepairer:
         except DiffusionError as error:
             raise UserError(f"repairer 'diffusion': {error}") from error
         rgb = torch.as_tensor(output.rgb).to(clip.rgb)
+        if output.certainty is not None:
+            disparity, certainty = (torch.as_tensor(x).to(clip.depth) for x in (output.disparity, output.certainty))
+            return RepairedClip(rgb, disparity, certainty, metric=True)
         if output.disparity is None:
             disparity = torch.zeros_like(clip.depth)
         else:
             # the model's farthest pixel is 0, which here means unknown
             disparity = torch.as_tensor(output.disparity).to(clip.depth) + 1e-3
-        return RepairedClip(rgb, disparity, self._confidence(clip))
-
-    def _confidence(self, clip: RGBDClip) -> Tensor:
-        """[T, H, W, 1]: less in holes, where nothing is known, and where photos show the surface, or look there from
-        near: they teach it better, even where the surface is too uncertain to be recognised in them."""
-        opacity = clip.alpha.clamp(0, 1)
-        confidence = opacity + (1.0 - opacity) * self.invented
-        if clip.photos is None:
-            return confidence
-        shown = torch.stack([torch.maximum(view.seen, view.near) for view in clip.photos])
-        return confidence * (1.0 - (1.0 - self.shown) * shown)
+        return RepairedClip(rgb, disparity, torch.ones_like(clip.alpha))
 
     def release(self) -> None:
         """Take the networks off the device; the next clip brings them back."""
@@ -166,8 +153,8 @@ class DiffusionRepairer:
         if self.dtype is None:
             self.dtype = automatic_dtype(self.device, official="image_encoder" in blueprint.modules)
         advised = blueprint.settings.get("default_guidance_scale", 3.2)
-        if advised == 1.0 and blueprint.settings.get("start_noise", 1.0) == 0.0:
-            # everything is made in one step, from nothing: guidance, as a preset may set it, has no meaning
+        if "unet" not in blueprint.modules:
+            # nothing is sampled: guidance, as a preset may set it, has no meaning
             self.options["guidance_scale"] = None
         steps, scale = self.options["num_inference_steps"], self.options["guidance_scale"]
         frames, height, width = size
@@ -223,13 +210,6 @@ def automatic_dtype(device: torch.device, official: bool) -> torch.dtype:
     # Turing and older emulate bfloat16, slower than float32
     has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
     return torch.bfloat16 if has_bfloat16 and not official else torch.float16
-
-
-def _evidence(clip: RGBDClip) -> Tensor | None:
-    """[T, H, W, 10] what photos show of the clip, if they were looked up."""
-    if clip.photos is None or clip.matches is None:
-        return None
-    return stacked(clip.photos, clip.matches()).clamp(0, 1)
 
 
 def fingerprint(folder: Path) -> str:

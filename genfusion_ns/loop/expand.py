@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from genfusion_ns.cameras import project, unproject
@@ -15,7 +16,6 @@ from genfusion_ns.gaussians import init_gaussians
 from genfusion_ns.loop.captured import SeenView
 from genfusion_ns.loop.keeper import SplatKeeper
 from genfusion_ns.loop.refine import RefinedFrame
-from genfusion_ns.loop.reproject import sample
 
 EMPTY = 0.5
 """Opacity below which a render has nothing to show."""
@@ -50,7 +50,7 @@ def missing_points(frame: RefinedFrame, views: Sequence[SeenView], unit: float) 
     Depths beyond the frame's own rendered range (by a factor of 3 past its 1st and 99th percentile) are not believed.
 
     Args:
-        frame: with `aligned` disparity; else nothing is known about places.
+        frame: with `metric` disparity; else nothing is known about places.
         views: captured views that must not see through a new point.
         unit: the scene's extent.
     """
@@ -70,7 +70,7 @@ def missing_region(frame: RefinedFrame) -> Tensor:
     """[H, W] bool: pixels of a repaired frame that should become splats."""
     rendered = frame.depth > 1e-6
     solid = (frame.alpha >= EMPTY) & rendered
-    if not frame.aligned or frame.agreement < BELIEVED or not bool(solid.any()):
+    if not frame.metric or frame.agreement < BELIEVED or not bool(solid.any()):
         return torch.zeros_like(solid[..., 0])
     measured = frame.depth[solid]
     near, far = (float(measured.kthvalue(max(1, math.ceil(q * len(measured)))).values) for q in (0.01, 0.99))
@@ -86,7 +86,8 @@ def in_free_space(xyz: Tensor, view: SeenView) -> Tensor:
     grid = (pixels / pixels.new_tensor([view.camera.width, view.camera.height]) * 2.0 - 1.0).nan_to_num(2.0)
     shown = (grid.abs() <= 1.0).all(-1) & (z > 0)
     grid = grid.clamp(-2, 2)[None]
-    depth, alpha = (sample(values, grid, "nearest")[0, :, 0] for values in (view.depth, view.alpha))
+    maps = torch.cat([view.depth, view.alpha], -1).permute(2, 0, 1)[None]
+    depth, alpha = F.grid_sample(maps, grid[None].to(maps), mode="nearest", align_corners=False)[0, :, 0]
     return shown & (alpha > EMPTY) & (z < (1.0 - FREE) * depth)
 
 

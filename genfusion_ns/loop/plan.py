@@ -1,5 +1,5 @@
 """Which clips a round renders: a function of the captured cameras, the configuration, the seed and the round, and of
-what the splats show along the paths."""
+where the splats leave room along the paths."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from genfusion_ns.camera_path import read_camera_path
 from genfusion_ns.cameras import Camera
 from genfusion_ns.geometry import focus_point
 from genfusion_ns.loop.config import LoopConfig, Trajectory
-from genfusion_ns.loop.select import Prober, most_needed, windows_of_need
+from genfusion_ns.loop.safety import Prober
 from genfusion_ns.loop.trajectories import (
     at_poses_of,
     interpolate,
+    partition,
     ring,
     spiral,
     surrounds,
@@ -34,40 +35,31 @@ class Clip:
     """Kind of path it belongs to."""
     cameras: list[Camera]
     """Its views."""
-    poses: list[int]
-    """Their numbers within the round; two frames of one number show the same view."""
-    wanted: list[bool]
-    """Which frames are to be kept; the others are well covered, and only there because clips are continuous."""
-    gain: float = 0.0
-    """Sum of what captured views do not show of the wanted frames, in frames."""
+    new: list[bool]
+    """Which frames no earlier clip shows; the others are there because all clips are of one length."""
 
 
 def plan_round(
     cameras: Sequence[Camera], config: LoopConfig, seed: int, round: int, prober: Prober | None = None
 ) -> list[Clip]:
-    """The clips of one round: every path in `config.trajectories`, less unsafe poses and well-covered stretches, cut
-    into the fewest; of those the `config.clips_per_round` that show most of what captured views do not.
+    """The clips of one round: every path in `config.trajectories`, less unsafe poses, cut into the fewest.
 
     Args:
         cameras: the captured views at full frame, on the CPU.
-        prober: None takes every pose for safe and needed.
+        prober: None takes every pose for safe.
     """
     template = path_template(cameras, config.max_side)
     clips: list[Clip] = []
-    planned = 0
     for kind in config.trajectories:
         path = make_path(kind, cameras, config, template, seed, round)
-        needs = [1.0] * len(path)
         if prober is not None:
-            safe = [found for camera in path if (found := prober.safe(camera)) is not None]
-            path, needs = [camera for camera, _ in safe], [probe.need for _, probe in safe]
-        least = 1.0 - config.skip_covered
-        for window in windows_of_need(needs, least, config.clip_length, config.overlap):
-            wanted = [needs[i] >= least for i in window]
-            gain = sum(needs[i] for i in set(window) if needs[i] >= least)
-            clips.append(Clip(kind, [path[i] for i in window], [planned + i for i in window], wanted, gain))
-        planned += len(path)
-    return [clips[i] for i in most_needed([clip.gain for clip in clips], config.clips_per_round)]
+            path = [found for camera in path if (found := prober.safe(camera)) is not None]
+        shown: set[int] = set()
+        for window in partition(len(path), config.clip_length) if path else []:
+            first = [i not in shown and i not in window[:place] for place, i in enumerate(window)]
+            clips.append(Clip(kind, [path[i] for i in window], first))
+            shown.update(window)
+    return clips
 
 
 def path_template(cameras: Sequence[Camera], max_side: int) -> Camera:

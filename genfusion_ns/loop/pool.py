@@ -26,6 +26,8 @@ ALIKE_DISTANCE = 0.05
 """Two views are alike if their centres are closer than this, in scene extents, ..."""
 ALIKE_COSINE = math.cos(math.radians(5.0))
 """... and their directions than this."""
+WORSE = 0.1
+"""A new frame whose agreement is lower by more than this does not replace an older one of its view."""
 LEAST_WEIGHT = 0.05
 """A frame that weighs less is not worth the step that it would be rendered in."""
 
@@ -69,7 +71,7 @@ class GeneratedFrame:
     provenance: Provenance
     """Where it came from."""
     agreement: float = 1.0
-    """In [0, 1], how well it agrees with the captured views; fades with age."""
+    """In [0, 1], how well it agrees with the captured views."""
     id: int = -1
     """Number within the pool, never used twice; -1 before it is admitted."""
 
@@ -164,7 +166,7 @@ class Admission(NamedTuple):
     replaced: int
     """Older frames that made room for such a new one."""
     evicted: int
-    """Older frames that had faded, and frames that had to leave a full pool."""
+    """Frames that had to leave a full pool."""
 
 
 def most_alike(camera: Camera, frames: Sequence[GeneratedFrame], unit: float) -> GeneratedFrame | None:
@@ -194,22 +196,20 @@ class GeneratedViews:
     def __len__(self) -> int:
         return len(self.frames)
 
-    def admit(self, frames: Iterable[GeneratedFrame], unit: float = 1.0, decay: float = 1.0) -> Admission:
+    def admit(self, frames: Iterable[GeneratedFrame], unit: float = 1.0) -> Admission:
         """Take the frames of one round in.
 
-        Where an older frame shows almost the same view, the one that agrees better with the captured views stays.
-        Frames that weigh less than LEAST_WEIGHT are not taken, or leave.
+        Where an older frame shows almost the same view, the new one takes its place: it came from better splats, unless
+        it agrees less with the captured views. Frames that weigh less than LEAST_WEIGHT are not taken.
 
         Args:
             unit: the scene's extent, by which "almost the same" is measured.
-            decay: factor on weight and agreement of all frames that are here already: they came from poorer splats.
         """
-        aged = [replace(f, weight=f.weight * decay, agreement=f.agreement * decay) for f in self.frames]
-        older = [frame for frame in aged if frame.weight >= LEAST_WEIGHT]
+        older = list(self.frames)
         entering, replaced, refused = [], set(), 0
         for frame in frames:
             rival = most_alike(frame.camera, [f for f in older if f.id not in replaced], unit)
-            if frame.weight < LEAST_WEIGHT or (rival is not None and rival.agreement > frame.agreement):
+            if frame.weight < LEAST_WEIGHT or (rival is not None and rival.agreement > frame.agreement + WORSE):
                 refused += 1
                 continue
             if rival is not None:
@@ -220,7 +220,7 @@ class GeneratedViews:
         surplus = max(0, len(self.frames) - self.capacity)
         leaving = {frame.id for frame in sorted(self.frames, key=lambda frame: (frame.weight, frame.id))[:surplus]}
         self.frames = [frame for frame in self.frames if frame.id not in leaving]
-        return Admission(len(entering), refused, len(replaced), surplus + len(aged) - len(older))
+        return Admission(len(entering), refused, len(replaced), surplus)
 
     def reweigh(self, round: int, factor: float) -> int:
         """Multiply the weights of a round's frames; those whose weight becomes 0 leave. Returns how many left."""

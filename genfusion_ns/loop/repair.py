@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,8 +12,6 @@ from torch import Tensor
 
 from genfusion_ns.cameras import Camera
 from genfusion_ns.errors import UserError
-from genfusion_ns.loop.plane_sweep import Match
-from genfusion_ns.loop.reproject import Reprojection
 
 
 @dataclass(frozen=True)
@@ -28,10 +26,9 @@ class RGBDClip:
     """[T, H, W, 1] accumulated opacity in [0, 1]."""
     cameras: Sequence[Camera]
     """T views."""
-    photos: Sequence[Reprojection] | None = None
-    """What the nearest captured photos show of each view, warped through the splats' surface; None = not looked up."""
-    matches: Callable[[], Sequence[Match]] | None = None
-    """Looks up what these photos show of each view where they agree best; takes long, so only who uses it asks."""
+    warped: Tensor | None = None
+    """[T, S, 8, H, W] what the S nearest photos show of each view, see `diffusion.source_views.warp_sources`; None =
+    not looked up."""
     seed: int = 0
     """All that a repairer may draw random numbers from, so that a resumed run repairs alike."""
 
@@ -44,8 +41,8 @@ class RGBDClip:
             )
         if len(self.cameras) != len(self.rgb):
             raise ValueError(f"expected one camera per frame, got {len(self.cameras)} for {len(self.rgb)} frames.")
-        if self.photos is not None and len(self.photos) != len(self.rgb):
-            raise ValueError(f"expected photos for each frame, got {len(self.photos)} for {len(self.rgb)} frames.")
+        if self.warped is not None and len(self.warped) != len(self.rgb):
+            raise ValueError(f"expected warped photos of {len(self.rgb)} frames, got {len(self.warped)}.")
 
 
 @dataclass(frozen=True)
@@ -58,6 +55,8 @@ class RepairedClip:
     """[T, H, W, 1] 1 / depth up to an unknown scale and shift per frame, > 0; 0 = unknown."""
     confidence: Tensor
     """[T, H, W, 1] in [0, 1]; how far the frame should be believed, 0 = not at all."""
+    metric: bool = False
+    """Whether the disparity is 1 / z-depth in world units, and the colours are the photos' own."""
 
 
 class Repairer(Protocol):
@@ -102,7 +101,7 @@ class IdentityRepairer:
         del reference
         seen = (clip.depth > 0) & clip.depth.isfinite()
         disparity = torch.where(seen, 1.0 / torch.where(seen, clip.depth, 1.0), 0.0)
-        return RepairedClip(clip.rgb, disparity, clip.alpha)
+        return RepairedClip(clip.rgb, disparity, clip.alpha, metric=True)
 
 
 _FACTORIES: dict[str, str] = {

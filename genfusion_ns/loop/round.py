@@ -23,9 +23,9 @@ from genfusion_ns.loop.keeper import SplatKeeper
 from genfusion_ns.loop.plan import Clip, plan_round
 from genfusion_ns.loop.pool import GeneratedFrame, Provenance
 from genfusion_ns.loop.progress import RoundProgress
-from genfusion_ns.loop.refine import RefinedClip, RefinedFrame, merge, refine_clip, with_photos
+from genfusion_ns.loop.refine import RefinedClip, RefinedFrame, refine_clip, with_photos
 from genfusion_ns.loop.repair import HoldsDevice, RepairedClip, Repairer, RGBDClip
-from genfusion_ns.loop.select import Prober
+from genfusion_ns.loop.safety import Prober
 from genfusion_ns.loop.state import LoopState, RoundReport
 from genfusion_ns.raster.api import Render
 from genfusion_ns.seeding import seed_of
@@ -79,7 +79,7 @@ def run_round(
             repairer.release()
     standing = trust([report.outcome for report in state.reports])
     weighed = [replace(frame, weight=frame.weight * standing) for frame in frames]
-    admission = state.admit(weighed, work.seen.unit, config.decay)
+    admission = state.admit(weighed, work.seen.unit)
     added = 0
     if splats is not None and admission.entered:  # no frame would teach what else is added
         with torch.no_grad():
@@ -137,28 +137,22 @@ class _Round:
 
     def plan(self) -> list[Clip]:
         """The clips of the round."""
-        prober = Prober(self.render, self.captured, self.config.clearance, self.config.neighbours)
+        prober = Prober(self.render, self.captured, self.config.clearance)
         # paths are a handful of small matrices: the CPU is faster, and gives the same ones whatever trains
         cameras = [camera.to("cpu") for camera in self.captured.full or self.captured.cameras]
         return plan_round(cameras, self.config, self.seed, self.number, prober)
 
     def frames(self, clips: Sequence[Clip], progress: RoundProgress) -> Iterator[GeneratedFrame]:
-        """Every wanted pose of the round once, in the order of the clips that show it last."""
-        waiting: dict[int, list[RefinedFrame]] = {}
-        origins: dict[int, Provenance] = {}
+        """Every pose of the round once."""
         for index, clip in enumerate(clips):
             progress.tell(f"{self.repairer.name}, clip", index, len(clips))
             repaired = self._repair(clip, index)
+            if repaired.refused:
+                continue
             for i, refined in enumerate(repaired.frames):
-                if repaired.refused or not clip.wanted[i]:
-                    continue
-                waiting.setdefault(clip.poses[i], []).append(refined)
-                origins.setdefault(clip.poses[i], self._provenance(clip, index, i))
-            coming = set(clips[index + 1].poses) if index + 1 < len(clips) else set()
-            for pose in [pose for pose in waiting if pose not in coming]:
-                refined = merge(waiting.pop(pose))
-                self._note(refined)
-                yield encode(refined, origins[pose])
+                if clip.new[i]:
+                    self._note(refined)
+                    yield encode(refined, self._provenance(clip, index, i))
 
     def _repair(self, clip: Clip, index: int) -> RefinedClip:
         rendered = render_clip(self.render, [camera.to(self.device) for camera in clip.cameras])
@@ -167,7 +161,7 @@ class _Round:
         repaired = self.repairer.repair(rendered, reference_for(clip, self.captured))
         check_repaired(rendered, repaired, self.repairer.name)
         self.changes.append(float((repaired.rgb - rendered.rgb).abs().mean()))
-        refined = refine_clip(rendered, repaired, self.config)
+        refined = refine_clip(rendered, repaired)
         if self.watch is not None:
             self.watch(rendered, refined.frames)
         self.unjudged += refined.contradicted is None

@@ -78,10 +78,10 @@ class LoopState:
         """Number of the next round."""
         return len(self.reports)
 
-    def admit(self, frames: Sequence[GeneratedFrame], unit: float, decay: float) -> Admission:
+    def admit(self, frames: Sequence[GeneratedFrame], unit: float) -> Admission:
         """Take the frames of a new round into the pool (`GeneratedViews.admit`)."""
         before = list(self.pool.frames)
-        admission = self.pool.admit(frames, unit, decay)
+        admission = self.pool.admit(frames, unit)
         left = {frame.id for frame in before} - {frame.id for frame in self.pool.frames}
         self.retired = [frame for frame in before if frame.id in left]
         return admission

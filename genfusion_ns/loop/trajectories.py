@@ -190,21 +190,18 @@ def _posed(c2w: Tensor, template: Camera) -> Camera:
     return replace(template, w2c=invert_rigid(c2w).to(template.w2c))
 
 
-def partition(n: int, length: int, overlap: int = 0) -> list[list[int]]:
-    """The fewest clips of exactly `length` poses that cover n poses, neighbours sharing at least `overlap`; each as the
-    numbers of its poses.
-
-    max(1, ceil((n - overlap) / (length - overlap))) clips, their starts spread evenly. A path shorter than one clip is
-    played to and fro until the clip is full.
+def partition(n: int, length: int) -> list[list[int]]:
+    """The fewest clips of exactly `length` poses that cover n poses, their starts spread evenly; each as the numbers of
+    its poses. A path shorter than one clip is played to and fro until the clip is full.
 
     Raises:
-        ValueError: n < 1, or not 0 <= overlap < length.
+        ValueError: a number below 1.
     """
-    if n < 1 or not 0 <= overlap < length:
-        raise ValueError(f"expected n >= 1 and 0 <= overlap < length, got n={n}, overlap={overlap}, length={length}.")
+    if n < 1 or length < 1:
+        raise ValueError(f"expected n >= 1 and length >= 1, got n={n}, length={length}.")
     if n <= length:
         there_and_back = [*range(n), *range(n - 2, 0, -1)]
         return [[there_and_back[i % len(there_and_back)] for i in range(length)]]
-    count = math.ceil((n - overlap) / (length - overlap))
+    count = math.ceil(n / length)
     starts = [round(clip * (n - length) / (count - 1)) for clip in range(count)]
     return [list(range(start, start + length)) for start in starts]

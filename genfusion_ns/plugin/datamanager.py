@@ -34,13 +34,14 @@ from genfusion_ns.plugin import compat, photos
 from genfusion_ns.plugin.clock import Clock, duration
 from genfusion_ns.plugin.data_config import GenFusionDataManagerConfig
 from genfusion_ns.plugin.dataparser import subset
-from genfusion_ns.plugin.first_splats import find_depth, splats_on_surfaces
+from genfusion_ns.plugin.first_splats import find_depth
 from genfusion_ns.plugin.model import NORMALS_KEY, GenFusionModel
 from genfusion_ns.plugin.panel import RoundsPanel, round_steps_after
 from genfusion_ns.plugin.round_log import log_round
 from genfusion_ns.plugin.views import core_cameras
 from genfusion_ns.seeding import generator, order_index
 from genfusion_ns.stereo.capture_depth import CaptureDepth
+from genfusion_ns.stereo.surfels import first_splats
 from genfusion_ns.stereo.views import PhotoDepth
 
 EVAL_FALLBACK_EVERY = 8
@@ -183,7 +184,7 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         self.depth, tracks = find_depth(
             views, model, config.depth_estimator, config.depth_side, config.depth_folder, self.device
         )
-        found = splats_on_surfaces(views, self.depth, tracks, config.max_seed_points, config.seed)
+        found = first_splats(views, self.depth.photos, self.depth.depths, tracks, config.max_seed_points, config.seed)
         metadata = self.train_dataparser_outputs.metadata
         metadata["points3D_xyz"], metadata["points3D_rgb"] = found.xyz, (found.rgb * 255).round().to(torch.uint8)
         # the model is given the dataset's metadata, which is a copy

@@ -10,14 +10,12 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from genfusion_ns.data.colmap import ColmapModel
-from genfusion_ns.data.frustum import complete_with_frustum_samples
-from genfusion_ns.data.points import FEW_TRACKS, measured_points
+from genfusion_ns.data.points import measured_points
 from genfusion_ns.data.triangulate import Triangulated
 from genfusion_ns.data.views import TrainView
 from genfusion_ns.files import write_atomic
 from genfusion_ns.stereo.capture_depth import FILE_NAME, CaptureDepth, capture_depth
 from genfusion_ns.stereo.estimator import create_estimator
-from genfusion_ns.stereo.surfels import Surfels, surfels_of
 
 
 def depth_folder(run: Path, checkpoint: Path | None) -> Path:
@@ -55,21 +53,3 @@ def find_depth(
     for note in notes:
         CONSOLE.print(f"[yellow]genfusion:[/] {note}", soft_wrap=True)
     return found, tracks
-
-
-def splats_on_surfaces(
-    views: Sequence[TrainView], found: CaptureDepth, tracks: Triangulated, budget: int, seed: int
-) -> Surfels:
-    """The first splats: on the surfaces that the photos' depth shows and, where tracks anchor them, half of them spread
-    in the views' frusta. What the photos hide needs splats too: with half of them llff_fern and fox gained 0.5 dB."""
-    spread = budget // 2 if len(tracks.xyz) >= FEW_TRACKS else 0
-    surfels = surfels_of(found.photos, found.depths, budget - spread, seed)
-    if not spread:
-        return surfels
-    samples = complete_with_frustum_samples(views, tracks.xyz, tracks.tracks, spread, seed)
-    xyz, rgb = torch.from_numpy(samples.xyz).float(), torch.from_numpy(samples.rgb).float() / 255
-    return Surfels(
-        torch.cat([surfels.xyz, xyz]),
-        torch.cat([surfels.rgb, rgb.clamp(0, 1)]),
-        torch.cat([surfels.normals, torch.zeros_like(xyz)]),
-    )

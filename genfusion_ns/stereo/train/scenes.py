@@ -24,7 +24,7 @@ from genfusion_ns.data.procedural.families import make_family_scene
 from genfusion_ns.data.procedural.looks import muted, shade
 from genfusion_ns.data.procedural.render import Scene, Studio
 from genfusion_ns.data.procedural.staging import Staged
-from genfusion_ns.pairs.footage import within_unit
+from genfusion_ns.training_data.paths import within_unit
 
 Array = NDArray[np.floating]
 Backdrop = Callable[[Array, Array], tuple[NDArray[np.uint8], Array]]

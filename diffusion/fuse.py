@@ -1,0 +1,71 @@
+"""The fusion network on a clip of any size: padded, run at the size that it was trained for, cropped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffusion.inputs import RepairInputs
+from diffusion.models.fusion import FusionNetwork
+from diffusion.source_views import CHANNELS
+
+DRAWN_BELOW = 0.35
+"""Certainty from which nothing is drawn; below it, down to 0, drawn frames replace fused ones more and more."""
+
+
+@dataclass(frozen=True)
+class FusedClip:
+    """Frames that a network made."""
+
+    rgb: Tensor
+    """[B, T, H, W, 3] in [0, 1]."""
+    disparity: Tensor | None
+    """[B, T, H, W, 1]."""
+    certainty: Tensor | None
+    """[B, T, H, W, 1] in [0, 1]; None = unknown."""
+
+    def as_inputs(self, inputs: RepairInputs) -> RepairInputs:
+        """What a denoiser sees: the fused frames in place of the renderings, certainty in place of opacity."""
+        depth = None if self.disparity is None else 1 / self.disparity.clamp_min(1e-6)
+        return replace(inputs, rgb=self.rgb, depth=depth, alpha=self.certainty)
+
+    def completed(self, drawn: FusedClip) -> FusedClip:
+        """With what was drawn, where the fused frames are too uncertain."""
+        certainty = torch.ones_like(self.rgb[..., :1]) if self.certainty is None else self.certainty
+        share = (certainty / DRAWN_BELOW).clamp(0, 1)
+        return replace(self, rgb=torch.lerp(drawn.rgb, self.rgb, share * share * (3 - 2 * share)))
+
+
+def fuse_clip(network: FusionNetwork, inputs: RepairInputs) -> FusedClip:
+    """Fuse clips of any size.
+
+    Args:
+        network: on the device of the inputs.
+        inputs: renderings; `warped` [B, T, S, 8, H, W] or None.
+    """
+    rgb = inputs.rgb.movedim(-1, 2)
+    height, width = rgb.shape[-2:]
+    depth = torch.zeros_like(rgb[:, :, :1]) if inputs.depth is None else inputs.depth.movedim(-1, 2)
+    alpha = (depth > 0).to(rgb) if inputs.alpha is None else inputs.alpha.movedim(-1, 2)
+    if inputs.alpha is None and inputs.depth is None:
+        alpha = torch.ones_like(alpha)
+    disparity = torch.where(depth > 0, 1 / depth.clamp_min(1e-9), 0.0)
+    warped = inputs.warped
+    if warped is None:
+        warped = rgb.new_zeros(*rgb.shape[:2], 1, CHANNELS, height, width)
+    maps = [padded(x, network.multiple) for x in (rgb.clamp(0, 1), alpha.clamp(0, 1), disparity, warped)]
+    fused = network(*(x.to(network.dtype) for x in maps))
+    found = (x[..., :height, :width].float().movedim(2, -1) for x in (fused.rgb, fused.disparity, fused.certainty))
+    colour, inverse, certainty = found
+    return FusedClip(colour.clamp(0, 1).contiguous(), inverse.contiguous(), certainty.contiguous())
+
+
+def padded(values: Tensor, multiple: int) -> Tensor:
+    """[..., C, H, W] with the right and lower border repeated up to multiples."""
+    height, width = values.shape[-2:]
+    flat = values.flatten(0, -4) if values.ndim > 4 else values
+    wide = F.pad(flat, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+    return wide.reshape(*values.shape[:-2], *wide.shape[-2:])

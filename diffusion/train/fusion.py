@@ -1,0 +1,164 @@
+"""Trains the fusion network on fits that `genfusion-make-fits` wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion.errors import UserError
+from diffusion.models.fusion import Fused, FusionNetwork
+from diffusion.train.checkpoint import TrainState, average_of
+from diffusion.train.fit_clips import FusionBatch, Window, fit_clip, kept_fit, make_batch
+from diffusion.train.steps import StepsConfig, train_steps
+
+WINDOWS = (Window(6, 96, 128), Window(4, 112, 160), Window(8, 80, 112), Window(5, 128, 96), Window(4, 160, 112))
+"""Sizes of the clips by turns; each costs about the same."""
+SMALL_WINDOWS = (Window(4, 64, 96), Window(3, 96, 64), Window(3, 80, 80), Window(6, 48, 80), Window(3, 64, 112))
+"""The same while a run begins."""
+PHOTOS = 4
+"""Most photos per frame."""
+
+
+@dataclass(frozen=True)
+class FusionConfig(StepsConfig):
+    """Train the fusion network."""
+
+    fits: Path = Path("fits")
+    """Folder of training fits; files that appear while the run goes on are taken up."""
+    val_fits: Path | None = None
+    """Folder of fits of other scenes, for validation."""
+    perceptual_weight: float = 0.1
+    """Of LPIPS (AlexNet) beside the absolute error of colour, from `perceptual_from` on."""
+    perceptual_from: int = 500
+    """First step with LPIPS."""
+    small_steps: int = 5000
+    """So many steps come first with windows of a third of the size."""
+    disparity_weight: float = 0.1
+    """Of the absolute error of log disparity where the truth is known."""
+    certainty_weight: float = 0.02
+    """Of the error's likelihood, which makes the network say how wrong it is."""
+
+
+class Lpips(torch.nn.Module):
+    """LPIPS with AlexNet, differentiable; needs torchvision's weights in torch hub's folder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+        self.net = LearnedPerceptualImagePatchSimilarity(net_type="alex").net.requires_grad_(False).eval()
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Mean over images [N, 3, H, W] in [0, 1]."""
+        return self.net(2 * a - 1, 2 * b - 1).mean()
+
+
+def train(config: FusionConfig) -> FusionNetwork:
+    """Run to the end, from the newest checkpoint in `config.output`; returns the network with averaged weights."""
+    torch.manual_seed(config.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = FusionNetwork().to(device)
+    lpips = Lpips().to(device) if config.perceptual_weight else None
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
+    state = TrainState(network, optimizer, average_of(network))
+    files = find_fits(config.fits)
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        nonlocal files
+        if step % 100 == 0:
+            files = find_fits(config.fits)
+        windows = SMALL_WINDOWS if step < config.small_steps else WINDOWS
+        batch = make_batch(files, config.seed, step, config.batch, windows[step % len(windows)], PHOTOS).to(device)
+        fused = network(batch.rgb, batch.alpha, batch.disparity, batch.sources)
+        return fusion_loss(fused, batch, config, lpips if step >= config.perceptual_from else None)
+
+    def keep() -> dict[str, Any]:
+        averaged = FusionNetwork()
+        averaged.load_state_dict({name: value.cpu() for name, value in state.average.items()})
+        averaged.half().save_pretrained(config.output / "fusion", safe_serialization=True)
+        return validation(averaged.float().eval(), find_fits(config.val_fits)) if config.val_fits else {}
+
+    train_steps(state, config, loss, keep)
+    network.load_state_dict(state.average)
+    return network
+
+
+def find_fits(folder: Path) -> list[Path]:
+    """The training fits in a folder. Raises UserError if there are none."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{folder} holds no training fits; make some with genfusion-make-fits --output {folder}")
+    return files
+
+
+def fusion_loss(
+    fused: Fused, batch: FusionBatch, config: FusionConfig, lpips: Lpips | None
+) -> tuple[Tensor, dict[str, float]]:
+    """Error of the colour (absolute, and LPIPS), of log disparity, and of what the network says about its own error."""
+    off = (fused.rgb - batch.target).abs().mean(2, keepdim=True)
+    colour = off.mean()
+    likelihood = (off.detach() / fused.scale + fused.scale.log()).mean()
+    known = (batch.target_disparity > 0).to(off)
+    ratio = (fused.disparity / batch.target_disparity.clamp_min(1e-6)).log().clamp(-3, 3).abs()
+    disparity = (ratio * known).sum() / known.sum().clamp_min(1)
+    loss = colour + config.disparity_weight * disparity + config.certainty_weight * likelihood
+    logs = {
+        "colour": float(colour.detach()),
+        "before": float((filled(batch) - batch.target).abs().mean()),
+        "disparity": float(disparity.detach()),
+        "likelihood": float(likelihood.detach()),
+    }
+    if lpips is not None:
+        perceptual = lpips(fused.rgb.clamp(-0.2, 1.2).flatten(0, 1), batch.target.flatten(0, 1))
+        loss = loss + config.perceptual_weight * perceptual
+        logs["lpips"] = float(perceptual.detach())
+    return loss, logs
+
+
+def filled(batch: FusionBatch) -> Tensor:
+    """The renderings, their holes filled from what surrounds them."""
+    from diffusion.filling import pull_push
+
+    rgb, alpha = batch.rgb.flatten(0, 1), batch.alpha.flatten(0, 1)
+    return (rgb + (1 - alpha) * pull_push(rgb, alpha)).unflatten(0, batch.rgb.shape[:2])
+
+
+@torch.no_grad()
+def validation(network: FusionNetwork, files: Sequence[Path], frames: int = 8) -> dict[str, float]:
+    """Means over the novel frames of every fit: dB before and after, LPIPS before and after, calibration."""
+    lpips = Lpips()
+    sums: dict[str, float] = {}
+    clips = 0
+    for path in files:
+        fit = kept_fit(path)
+        novel = [i for i in range(len(fit.target_rgb)) if i not in fit.provenance["train"]][:frames]
+        height, width = (side // network.multiple * network.multiple for side in fit.target_rgb.shape[1:3])
+        for snapshot in range(len(fit.render_rgb)):
+            clip = fit_clip(path, snapshot, novel, (0, 0, height, width), PHOTOS)
+            fused = network(*(x[None] for x in (clip.rgb, clip.alpha, clip.disparity, clip.sources)))
+            rgb = fused.rgb[0].clamp(0, 1)
+            off = (fused.rgb[0] - clip.target).abs().mean(1, keepdim=True)
+            certain = fused.certainty[0]
+            found = {
+                "psnr_before": psnr(clip.rgb, clip.target),
+                "psnr": psnr(rgb, clip.target),
+                "lpips_before": float(lpips(clip.rgb, clip.target)),
+                "lpips": float(lpips(rgb, clip.target)),
+                "certainty": float(certain.mean()),
+                "right": float((off < 0.06).float().mean()),
+            }
+            clips += 1
+            for name, value in found.items():
+                sums[name] = sums.get(name, 0.0) + value
+    return {name: round(value / max(clips, 1), 4) for name, value in sums.items()}
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    """Mean over frames [T, 3, H, W], dB."""
+    error = (a - b).square().flatten(1).mean(1).clamp_min(1e-8)
+    return float((-10 * error.log10()).mean())

@@ -1,0 +1,102 @@
+"""A training loop of a page: exact resume, bad steps skipped, averaged weights, one line of JSON per hundred steps."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion.train.checkpoint import TrainState, resume_latest
+from diffusion.train.losses import ema_decay, learning_rate
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StepsConfig:
+    """What the runs of all networks share."""
+
+    output: Path = Path("runs/training")
+    """Where checkpoints, the log and the weights go; a run found here is continued."""
+    steps: int = 30_000
+    """Steps of the run; the learning rate follows a cosine over them."""
+    learning_rate: float = 5e-4
+    """Of AdamW, after a warm-up of 200 steps."""
+    batch: int = 2
+    """Samples per step."""
+    seed: int = 0
+    """Batches are functions of it and the step."""
+    threads: int = 1
+    """CPU threads."""
+    save_every: int = 100
+    """Steps between checkpoints, of which the last two are kept."""
+    keep_every: int = 1000
+    """Steps between validations, at which the averaged weights are written too."""
+    stop_after: int | None = None
+    """Leave after this step although more follow."""
+
+
+def train_steps(
+    state: TrainState,
+    config: StepsConfig,
+    loss: Callable[[int], tuple[Tensor, dict[str, float]]],
+    keep: Callable[[], dict[str, Any]],
+) -> None:
+    """Run to the end from the newest checkpoint in `config.output`.
+
+    Args:
+        loss: the loss of a step, and what the log says of it.
+        keep: writes the averaged weights and returns their validation.
+    """
+    torch.set_num_threads(config.threads)
+    if found := resume_latest(state, config.output / "checkpoints"):
+        log.info("continuing from %s", found)
+    config.output.mkdir(parents=True, exist_ok=True)
+    (config.output / "config.json").write_text(json.dumps(asdict(config), default=str, indent=1), encoding="utf-8")
+    end = config.steps if config.stop_after is None else min(config.stop_after, config.steps)
+    sums: dict[str, float] = {}
+    began = time.monotonic()
+    while state.step < end:
+        for name, value in _step(state, config, loss).items():
+            sums[name] = sums.get(name, 0.0) + value
+        if state.step % 100 == 0:
+            means = {name: round(value / 100, 5) for name, value in sums.items()}
+            _write_line(config.output, {"step": state.step, "seconds": round(time.monotonic() - began), **means})
+            sums = {}
+        if state.step % config.save_every == 0 or state.step == end:
+            state.save(config.output / "checkpoints")
+        if state.step % config.keep_every == 0 or state.step == end:
+            _write_line(config.output, {"step": state.step, "validation": keep()})
+
+
+def _step(
+    state: TrainState, config: StepsConfig, loss: Callable[[int], tuple[Tensor, dict[str, float]]]
+) -> dict[str, float]:
+    """One step; where the loss or the gradient is not finite, nothing changes but the counters."""
+    rate = learning_rate(state.step, config.steps, config.learning_rate, 200, "cosine")
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    value, logs = loss(state.step)
+    state.optimizer.zero_grad()
+    value.backward()
+    norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
+    if bool(torch.isfinite(value) & torch.isfinite(norm)):
+        state.optimizer.step()
+        state.update_average(ema_decay(state.step - state.skipped, 0.999))
+    else:
+        state.skipped += 1
+        log.warning("step %d was skipped: its loss or gradient is not finite", state.step)
+    state.step += 1
+    return {"loss": float(value.detach()), **logs}
+
+
+def _write_line(output: Path, facts: dict[str, Any]) -> None:
+    with open(output / "log.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(facts) + "\n")
