@@ -36,7 +36,10 @@ _PATCHES: dict[str, Any] = {
     "groups": 8,
 }
 PATCHES = lite("tiny-patches", "for tests: with the autoencoder that is fitted, not trained", **_PATCHES)
-ONE_STEP = lite("tiny-one-step", "for tests: lite-small's kind", **_PATCHES, reference_size=(16, 32), one_step=True)
+
+FUSION_ARGUMENTS: dict[str, Any] = {"widths": (8, 16), "source_width": 4, "blocks": (1, 1), "trained_side": 64}
+FUSION = Configuration("tiny-fusion", "for tests: lite-small's kind", unet=None, fusion=FUSION_ARGUMENTS)
+BOTH = lite("tiny-both", "for tests: lite's kind", **_PATCHES, reference_size=(16, 32), fusion=FUSION_ARGUMENTS)
 
 OFFICIAL = Configuration(
     name="tiny-official",
@@ -73,6 +76,16 @@ def tiny_pipeline(configuration: Configuration = LITE, seed: int = 0) -> RGBDVid
     pipe = RGBDVideoRepairPipeline(**modules, scheduler=make_scheduler(configuration), **configuration.settings)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def warped(seed: int = 0, frames: int = 3, height: int = 16, width: int = 24, photos: int = 2) -> Tensor:
+    """[T, S, 8, H, W] what photos show of a clip: noise, in most pixels."""
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.rand(frames, photos, 8, height, width, generator=generator)
+    maps[:, :, 3] = (maps[:, :, 3] > 0.3).float()
+    maps[:, :, 4] = maps[:, :, 4] - 0.5
+    maps[:, :, 7] = 0.5 + 0.5 * maps[:, :, 7]
+    return maps * maps[:, :, 3:4]
 
 
 def clip(seed: int = 0, frames: int = 3, height: int = 16, width: int = 24) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_networks import OFFICIAL, ONE_STEP, tiny_pipeline
+from tiny_networks import BOTH, OFFICIAL, tiny_pipeline
 
 from diffusion import components
 from diffusion.locate import BUNDLED
@@ -19,7 +19,7 @@ def classes(folder: Path) -> dict[str, list[str]]:
     return {name: entry for name, entry in index.items() if isinstance(entry, list) and isinstance(entry[0], str)}
 
 
-@pytest.mark.parametrize("configuration", [ONE_STEP, OFFICIAL], ids=lambda c: c.name)
+@pytest.mark.parametrize("configuration", [BOTH, OFFICIAL], ids=lambda c: c.name)
 def test_saved_folders_name_the_public_path(configuration, tmp_path):
     pipe = tiny_pipeline(configuration)
     pipe.save_pretrained(tmp_path)
@@ -32,12 +32,12 @@ def test_saved_folders_name_the_public_path(configuration, tmp_path):
 
 
 def test_folders_with_modules_that_are_gone_still_load(tmp_path):
-    tiny_pipeline(ONE_STEP).save_pretrained(tmp_path)
+    tiny_pipeline(BOTH).save_pretrained(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())
     for name, entry in classes(tmp_path).items():
         index[name] = ["diffusion.models.of_before", entry[1]]
     (tmp_path / "model_index.json").write_text(json.dumps(index))
-    assert RGBDVideoRepairPipeline.from_pretrained(tmp_path).chooser is not None
+    assert RGBDVideoRepairPipeline.from_pretrained(tmp_path).fusion is not None
 
 
 def test_the_bundled_folders_name_the_public_path():

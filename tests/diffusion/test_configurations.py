@@ -40,7 +40,8 @@ def test_official_keys_are_all_filled_by_the_checkpoint(parity):
 @pytest.mark.parametrize("name", LITES)
 def test_lite_fits_into_32_mib_of_float16_without_a_clip_tower(name, tmp_path):
     pipe = make_pipeline(name).to(torch.float16)
-    assert pipe.image_encoder is None and pipe.takes_opacity
+    assert pipe.image_encoder is None and pipe.fusion is not None
+    assert (pipe.unet is None) == (name == "lite-small")
     pipe.save_pretrained(tmp_path)
     total = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
     assert total <= 32 * 2**20, f"{total / 2**20:.1f} MiB"
@@ -53,15 +54,16 @@ def test_lite_repairs_a_clip(name):
     generator = torch.Generator().manual_seed(0)
     rgb, depth = torch.rand(2, 40, 36, 3, generator=generator), torch.rand(2, 40, 36, 1, generator=generator)
     output = pipe(rgb, depth, None, torch.rand(30, 50, 3), num_inference_steps=1, generator=generator)
-    assert output.rgb.shape == (2, 40, 36, 3) and output.disparity.shape == (2, 40, 36, 1)
-    assert torch.isfinite(output.rgb).all()
+    assert output.rgb.shape == (2, 40, 36, 3)
+    assert output.disparity.shape == output.certainty.shape == (2, 40, 36, 1)
+    assert all(values.isfinite().all() for values in (output.rgb, output.disparity, output.certainty))
 
 
 def test_the_same_seed_makes_the_same_weights_and_leaves_the_global_state_alone():
     before = torch.random.get_rng_state()
     first, second, other = (make_pipeline("lite-small", seed) for seed in (1, 1, 2))
     assert torch.equal(torch.random.get_rng_state(), before)
-    weights = [p.unet.conv_in.weight for p in (first, second, other)]
+    weights = [p.fusion.stem.weight for p in (first, second, other)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
@@ -72,6 +74,7 @@ def test_samplers():
     assert official.timesteps[[0, 1, -1]].tolist() == [961, 921, 1]
     assert not official.config["clean_end"] and official.config["eta"] == 1.0
     assert isinstance(make_scheduler(CONFIGURATIONS["lite"]), RescaledDPMSolverScheduler)
+    assert make_scheduler(CONFIGURATIONS["lite-small"]) is None
 
 
 def test_unknown_names_are_answered_with_the_known_ones():

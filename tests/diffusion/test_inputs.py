@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_networks import LITE, OFFICIAL, clip, repaired, tiny_pipeline
+from tiny_networks import LITE, OFFICIAL, clip, repaired, tiny_pipeline, warped
 from torch import Tensor
 
 from diffusion.errors import UserError
@@ -48,8 +48,11 @@ BAD_INPUTS: list[tuple[dict[str, Any], str]] = [
     ({"alpha": C["depth"][:, :5]}, "alpha has the shape"),
     ({"alpha": C["depth"] + 1}, r"alpha lies in \[1, 2.99"),
     ({"alpha": spoiled(C["depth"] * 0, NAN)}, "alpha holds 1 NaN"),
-    ({"warped": C["rgb"]}, r"warped has the shape \[3, 16, 24, 3\]; expected \[3, 16, 24, 10\]"),
-    ({"warped": torch.full((3, 16, 24, 10), 1.5)}, r"warped lies in \[1.5, 1.5\]"),
+    ({"warped": C["rgb"]}, r"warped has the shape \[3, 16, 24, 3\]; expected \[T,S,8,16,24\]"),
+    ({"warped": warped()[:2]}, r"warped has the shape \[2, 2, 8, 16, 24\]; expected"),
+    ({"warped": warped()[..., :20]}, r"warped has the shape \[3, 2, 8, 16, 20\]; expected"),
+    ({"warped": warped()[:, :, :7]}, r"warped has the shape \[3, 2, 7, 16, 24\]; expected"),
+    ({"warped": spoiled(warped(), INF)}, "warped holds 1 NaN or infinite values"),
     ({"references": None}, "no reference was given; expected at least one photo"),
     ({"references": []}, "list of references is empty"),
     ({"references": C["references"][..., :2]}, r"a reference has the shape \[20, 30, 2\]"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_networks import LITE, OFFICIAL, ONE_STEP, clip, repaired, tiny_pipeline
+from tiny_networks import BOTH, FUSION, LITE, OFFICIAL, clip, repaired, tiny_pipeline, warped
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -74,15 +74,37 @@ def test_activations_of_each_phase(configuration, dtype):
         assert 0.9 < ratio <= ALLOWANCE, f"{phase}: measured {size}, planned {plan.activations[phase]}"
 
 
-@pytest.mark.parametrize(("frames", "height", "width"), [(2, 32, 48), (4, 64, 96), (8, 48, 64)])
-def test_the_chooser_is_planned(frames, height, width):
-    """It holds a dozen guesses at the whole clip in float32: more than the small networks themselves."""
-    plan = plan_memory(Blueprint.of(ONE_STEP), Run(frames, height, width, torch.bfloat16, guidance=False))
-    clips = [torch.rand(1, n, frames, height, width) for n in (4, 1, 10)]
-    chooser = tiny_pipeline(ONE_STEP).chooser.to(torch.bfloat16)
-    measured = allocated(lambda: chooser(*clips))
-    assert 0.85 < measured / plan.activations["choose"] < 1.15
+@pytest.mark.parametrize("configuration", [BOTH, FUSION], ids=lambda c: c.name)
+@pytest.mark.parametrize(("frames", "height", "width"), [(4, 61, 94), (3, 96, 160)])
+def test_the_fusion_network_is_planned_with_four_photos(configuration, frames, height, width):
+    """The largest of these sizes is beyond the side that it was trained for, and looked at on fewer pixels."""
+    plan = plan_memory(Blueprint.of(configuration), Run(frames, height, width, guidance=False))
+    wide, high = (-(-side // 4) * 4 for side in (width, height))
+    clips = [torch.rand(1, frames, *n, high, wide) for n in ((3,), (1,), (1,), (4, 8))]
+    fusion = tiny_pipeline(configuration).fusion
+    measured = allocated(lambda: fusion(*clips))
+    assert 0.9 < measured / plan.activations["fuse"] <= ALLOWANCE
     assert plan.peak >= measured
+
+
+def test_a_plan_of_fusion_alone_has_nothing_to_sample():
+    plan = plan_memory(Blueprint.of(FUSION), RUN)
+    assert set(plan.weights) == {"fusion"}
+    assert [phase for phase, size in plan.activations.items() if size] == ["fuse"]
+    longer = plan_memory(Blueprint.of(FUSION), replace(RUN, steps=20))
+    assert plan.flops == longer.flops
+
+
+def test_the_peak_of_a_whole_run_with_fusion_alone():
+    plan = plan_memory(Blueprint.of(FUSION), RUN)
+    pipe = tiny_pipeline(FUSION)
+    arguments = {
+        **clip(0, RUN.frames, RUN.height, RUN.width),
+        "warped": warped(0, RUN.frames, RUN.height, RUN.width, 4),
+    }
+    size = allocated(lambda: pipe(**arguments))
+    planned = plan.peak - sum(plan.weights.values())
+    assert 0.3 * planned < size <= planned
 
 
 @pytest.mark.parametrize("guidance", [False, True])

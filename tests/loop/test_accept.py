@@ -22,8 +22,8 @@ from genfusion_ns.loop.round import run_round
 from genfusion_ns.loop.state import LoopState
 
 CAPTURED = [aimed((3.0, y, 1.0)).resized(96, 72) for y in (-0.4, 0.0, 0.4)]
-CONFIG = LoopConfig(frames=4, clip_length=4, trajectories=("orbit",), skip_covered=2.0, tolerance=0.3)
-ALIKE = replace(CONFIG, weigh=False)
+CONFIG = LoopConfig(frames=4, clip_length=4, trajectories=("orbit",), tolerance=0.3)
+ALIKE = replace(CONFIG)
 """All frames enter, whatever they tell."""
 
 

@@ -62,7 +62,7 @@ class Brightener(IdentityRepairer):
 
 
 def test_a_round_shows_its_clips(around):
-    config = LoopConfig(frames=6, clip_length=3, skip_covered=2.0, align=False, paste=False, expand=0)
+    config = LoopConfig(frames=6, clip_length=3, expand=0)
     captured = CapturedViews(around, lambda i: ball(around[i]).color)
     watch, seen = MostChanged(), []
 

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from loop_scene import ball
-from tiny_networks import tiny_pipeline
+from tiny_networks import FUSION, tiny_pipeline
 
 from genfusion_ns.errors import UserError
 from genfusion_ns.loop.captured import SeenViews
 from genfusion_ns.loop.config import DiffusionConfig, LoopConfig
-from genfusion_ns.loop.plane_sweep import stacked
 from genfusion_ns.loop.pool import GeneratedViews
 from genfusion_ns.loop.refine import with_photos
 from genfusion_ns.loop.repair import HoldsDevice, NeedsFiles
@@ -53,35 +52,36 @@ def test_it_repairs_as_the_pipeline_itself_does(around, weights):
     assert not torch.equal(other.rgb, repaired.rgb)
 
 
-def test_what_fills_holes_is_believed_less(around, weights):
-    clip = render_clip(ball, around[:2])
-    repairer = config(weights, invented=0.2).make_repairer("cpu", lambda text: None)
-    for given in (clip, replace(clip, alpha=0.5 * clip.alpha)):
-        confidence = repairer.repair(given, torch.zeros(8, 8, 3)).confidence
-        assert torch.allclose(confidence, 0.2 + 0.8 * given.alpha.clamp(0, 1))
+@pytest.fixture(scope="module")
+def fusing(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny") / "fusing"
+    tiny_pipeline(FUSION).save_pretrained(folder)
+    return folder
 
 
-def test_what_photos_show_is_left_to_them(around, weights):
+def seen_clip(around):
     views = SeenViews(ball, CapturedViews(around[2:], lambda i: ball(around[2 + i]).color), 32)
-    clip = with_photos(render_clip(ball, around[:2]), views, 2)
-    seen, near = (torch.stack([getattr(view, name) for view in clip.photos]) for name in ("seen", "near"))
-    assert 0 < float(seen.mean()) < 1 and bool((near > seen).any()) and bool((near < seen).any())
-    repairer = config(weights, invented=1.0, shown=0.25).make_repairer("cpu", lambda text: None)
-    confidence = repairer.repair(clip, torch.zeros(8, 8, 3)).confidence
-    assert torch.allclose(confidence, 1 - 0.75 * torch.maximum(seen, near))
+    return with_photos(render_clip(ball, around[:2]), views, 2)
 
 
-def test_what_photos_show_reaches_the_pipeline(around, weights, monkeypatch):
-    views = SeenViews(ball, CapturedViews(around[2:], lambda i: ball(around[2 + i]).color), 32)
-    clip = with_photos(render_clip(ball, around[:2]), views, 2)
-    repairer = config(weights).make_repairer("cpu", lambda text: None)
-    pipeline, _ = repairer._ready(clip)
-    given = []
-    monkeypatch.setattr(type(pipeline), "__call__", lambda self, *args, **kwargs: given.append(args) or 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        repairer.repair(clip, torch.zeros(8, 8, 3))
-    assert torch.equal(given[0][4], stacked(clip.photos, clip.matches()).clamp(0, 1))
-    assert given[0][4].shape == (*clip.rgb.shape[:3], 10)
+def test_a_model_that_invents_is_believed_everywhere_and_its_disparity_has_no_unit(around, weights):
+    repaired = config(weights).make_repairer().repair(seen_clip(around), torch.zeros(8, 8, 3))
+    assert repaired.confidence.min() == 1 and not repaired.metric
+
+
+def test_a_fusion_network_is_believed_as_far_as_it_is_sure_and_knows_the_unit(around, fusing):
+    clip = seen_clip(around)
+    told: list[str] = []
+    # a preset's guidance has no meaning where nothing is sampled
+    repairer = config(fusing, guidance=2.2).make_repairer("cpu", told.append)
+    repaired = repairer.repair(clip, torch.zeros(8, 8, 3))
+    pipeline = tiny_pipeline(FUSION)
+    expected = pipeline(clip.rgb, clip.depth, clip.alpha, torch.zeros(8, 8, 3), clip.warped)
+    assert torch.equal(repaired.rgb, expected.rgb) and torch.equal(repaired.disparity, expected.disparity)
+    assert torch.equal(repaired.confidence, expected.certainty)
+    assert repaired.metric and "guidance off" in told[0]
+    without = repairer.repair(replace(clip, warped=None), torch.zeros(8, 8, 3))
+    assert not torch.equal(without.rgb, repaired.rgb)
 
 
 def test_nothing_is_loaded_before_the_first_clip(weights):
@@ -144,8 +144,7 @@ def test_a_round_releases_the_device_and_notes_the_weights(around, weights):
     repairer.release = lambda: released.append(True)
     state = LoopState(GeneratedViews(50))
     views = CapturedViews(around, lambda i: ball(around[i]).color)
-    unjudged = replace(config(weights), weigh=False)
-    run_round(ball, views, state, unjudged, repairer, k=10, seed=0)
+    run_round(ball, views, state, config(weights), repairer, k=10, seed=0)
     assert released == [True]
     assert {f.provenance.fingerprint for f in state.pool.frames} == {repairer.fingerprint}
     assert "diffusion" in sys.modules

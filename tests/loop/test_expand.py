@@ -151,7 +151,7 @@ def test_cap_and_room_keep_the_most_believed():
 
 def test_a_round_hands_new_splats_over():
     given = []
-    config = LoopConfig(frames=8, clip_length=4, trajectories=("orbit",), expand=300, skip_covered=2.0)
+    config = LoopConfig(frames=8, clip_length=4, trajectories=("orbit",), expand=300)
     views = CapturedViews([*CAPTURED, SIDE], lambda i: textured([*CAPTURED, SIDE][i]).color)
     state = LoopState(GeneratedViews(99))
     repairer = OracleRepairer(textured, 0.02)
@@ -174,10 +174,9 @@ def test_a_round_of_which_no_view_is_kept_adds_no_splats():
             return replace(repaired, confidence=torch.where(clip.alpha < 0.5, repaired.confidence, 0.0))
 
     given = []
-    config = LoopConfig(frames=4, clip_length=4, trajectories=("orbit",), expand=300, skip_covered=2.0, weigh=False)
+    config = LoopConfig(frames=4, clip_length=4, trajectories=("orbit",), expand=300)
     views = CapturedViews([*CAPTURED, SIDE], lambda i: textured([*CAPTURED, SIDE][i]).color)
     state = LoopState(GeneratedViews(99))
-    nothing = replace(config, paste=False)
     state.reports = [RoundReport(0, 1, 1, 0, 0, 0, 1.0, 0.0, 1.0, outcome="rolled back")] * 3  # frames weigh 1/64
-    report = run_round(holed, views, state, nothing, Doubtful(textured, 0.02), 1, 0, splats=Taker(given, 1, 10_000))
+    report = run_round(holed, views, state, config, Doubtful(textured, 0.02), 1, 0, splats=Taker(given, 1, 10_000))
     assert (report.admitted, report.added, report.outcome) == (0, 0, "empty") and report.refused > 0 and not given

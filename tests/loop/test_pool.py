@@ -98,24 +98,19 @@ def test_frames_of_one_round_never_push_each_other_out(around):
     assert pool.admit([frame(around[0], i) for i in range(3, 8)]) == (5, 0, 3, 0)
 
 
-def test_age_takes_weight_and_standing(around):
-    pool = GeneratedViews(capacity=3)
-    pool.admit([frame(around[0], 0)])
-    for i in range(1, 5):
-        pool.admit([frame(around[i], i, weight=0.9)], decay=0.5)
-    assert [f.provenance.frame for f in pool.frames] == [2, 3, 4]
-    assert [f.weight for f in pool.frames] == pytest.approx([0.225, 0.45, 0.9])
-    assert [f.agreement for f in pool.frames] == [0.25, 0.5, 1]
-    late = dataclasses.replace(frame(around[2], 5), agreement=0.3)
-    assert pool.admit([late], decay=0.5).replaced == 1
-
-
-def test_what_weighs_nothing_does_not_enter_and_what_has_faded_leaves(around):
+def test_what_weighs_next_to_nothing_does_not_enter(around):
     pool = GeneratedViews(capacity=9)
     assert pool.admit([frame(around[0], 0, weight=0.04), frame(around[1], 1, weight=0.06)]) == (1, 1, 0, 0)
-    assert pool.admit([frame(around[2], 2)], decay=0.8) == (1, 0, 0, 1)
-    assert pool.admit([frame(around[3], 3)], decay=0.0) == (1, 0, 0, 1)
-    assert [f.provenance.frame for f in pool.frames] == [3]
+    assert [f.provenance.frame for f in pool.frames] == [1]
+
+
+def test_of_a_full_pool_the_lightest_leaves_and_among_equals_the_oldest(around):
+    pool = GeneratedViews(capacity=3)
+    pool.admit([frame(around[0], 0), frame(around[1], 1, weight=0.5), frame(around[2], 2)])
+    assert pool.admit([frame(around[3], 3)]) == (1, 0, 0, 1)
+    assert [f.provenance.frame for f in pool.frames] == [0, 2, 3]
+    assert pool.admit([frame(around[4], 4)]) == (1, 0, 0, 1)
+    assert [f.provenance.frame for f in pool.frames] == [2, 3, 4]
 
 
 def test_a_rounds_frames_can_lose_weight_or_leave(around):

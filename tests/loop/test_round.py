@@ -25,8 +25,8 @@ from genfusion_ns.loop.state import LoopState
 from genfusion_ns.loop.supervision import generated_view_loss
 from genfusion_ns.losses import photometric, ssi_disparity
 
-SMALL = LoopConfig(frames=10, clip_length=4, pool=100, skip_covered=2.0)
-PLAIN = replace(SMALL, align=False, paste=False, weigh=False)
+SMALL = LoopConfig(frames=10, clip_length=4, pool=100)
+PLAIN = SMALL
 
 
 class Recorder(IdentityRepairer):
@@ -54,7 +54,10 @@ def test_plan_covers_every_path_once(around):
     clips = plan_round(around, SMALL, seed=0, round=0)
     assert Counter(clip.trajectory for clip in clips) == {"interpolate": 3, "orbit": 3}
     assert all(len(clip.cameras) == 4 for clip in clips)
-    assert {pose for clip in clips for pose in clip.poses} == set(range(20))
+    # ten poses are three clips of four; the two that are shown again do not count twice
+    assert sum(sum(clip.new) for clip in clips) == 20
+    places = torch.stack([c.w2c for clip in clips for c, new in zip(clip.cameras, clip.new, strict=True) if new])
+    assert len(places.flatten(1).round(decimals=4).unique(dim=0)) >= 19  # a closed path ends where it begins
 
 
 def test_plan_follows_from_seed_and_round(around):
@@ -83,7 +86,7 @@ def test_paths_suit_the_capture(around, facing):
 def test_captured_poses_at_full_frame(around):
     windows = [camera.window(4, 3, 16, 12) for camera in around]
     recorder = Recorder()
-    config = replace(SMALL, trajectories=("captured",), weigh=False)
+    config = replace(SMALL, trajectories=("captured",))
     views = CapturedViews(windows, lambda i: ball(windows[i]).color, full=around)
     state = LoopState(GeneratedViews(SMALL.pool))
     report = run_round(ball, views, state, config, recorder, 1, 0)
@@ -92,9 +95,6 @@ def test_captured_poses_at_full_frame(around):
     assert {(camera.width, camera.height) for camera in cameras} == {(32, 24)}
     for captured in around:
         assert min(float((camera.w2c - captured.w2c).abs().max()) for camera in cameras) < 1e-5
-    # what the photos' windows show is pasted
-    frame = state.pool.frames[0]
-    assert frame.confidence_map()[3:15, 4:20].min() == 1
 
 
 def test_many_captured_poses_take_turns(around):
@@ -176,7 +176,6 @@ def test_pool_stays_bounded_and_new_views_replace_like_ones(around):
     assert all(report.refused == 0 for report in state.reports)
     newest = [f for f in state.pool.frames if f.provenance.trajectory == "interpolate"]
     assert {f.provenance.round for f in newest} == {2}
-    assert all(f.weight <= 0.8 for f in state.pool.frames if f.provenance.round < 2)
 
 
 def test_round_takes_no_gradients_and_draws_no_global_numbers(around):
@@ -193,27 +192,6 @@ def test_round_takes_no_gradients_and_draws_no_global_numbers(around):
     state = LoopState(GeneratedViews(SMALL.pool))
     run_round(render, captured(around), state, SMALL, IdentityRepairer(), 1, 0)
     assert torch.equal(torch.rand(1), expected)
-
-
-def test_views_that_two_clips_show_enter_once_as_their_mean(around):
-    class Alternating(IdentityRepairer):
-        name = "alternating"
-        clips = 0
-
-        def repair(self, clip, reference):
-            full = super().repair(clip, reference)
-            self.clips += 1
-            return replace(full, rgb=full.rgb * 0 + 0.45 + 0.1 * (self.clips % 2), confidence=0 * full.confidence + 1)
-
-    state = LoopState(GeneratedViews(PLAIN.pool))
-    config = replace(PLAIN, trajectories=("orbit",), overlap=2)
-    report = run_round(ball, captured(around), state, config, Alternating(), 1, 0)
-    assert (report.clips, report.admitted) == (4, 10)
-    values = [float(f.image().mean()) for f in state.pool.frames]
-    assert values == pytest.approx([0.55, 0.55, *[0.5] * 6, 0.45, 0.45], abs=0.01)
-    shared, alone = state.pool.frames[3].confidence_map(), state.pool.frames[0].confidence_map()
-    assert alone.min() == 1
-    assert 0.3 < shared.max() < 0.4
 
 
 def test_wrong_shapes_from_a_repairer_are_named(around):
@@ -352,7 +330,6 @@ def test_files_of_the_rounds_are_looked_at_before_training(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"overlap": 16}, "loop.overlap is 16; expected 0 to 15"),
         ({"frames": 0}, "loop.frames is 0; expected at least 1"),
         ({"clip_length": 0}, "loop.clip-length is 0; expected at least 1"),
         ({"pool": 0}, "loop.pool is 0"),
@@ -361,10 +338,9 @@ def test_files_of_the_rounds_are_looked_at_before_training(tmp_path):
         ({"weight": math.nan}, "loop.weight is nan; expected at least 0"),
         ({"weight": math.inf}, "loop.weight is inf"),
         ({"ssim_weight": 1.5}, "loop.ssim-weight is 1.5"),
-        ({"diffusion": DiffusionConfig(invented=2.0)}, "loop.diffusion.invented is 2"),
-        ({"diffusion": DiffusionConfig(shown=-0.5)}, "loop.diffusion.shown is -0.5"),
-        ({"decay": 1.5}, "loop.decay is 1.5; expected 0 to 1"),
-        ({"clips_per_round": -1}, "loop.clips-per-round is -1"),
+        ({"diffusion": DiffusionConfig(strength=0.0)}, "loop.diffusion.strength is 0.0"),
+        ({"diffusion": DiffusionConfig(steps=0)}, "loop.diffusion.steps is 0"),
+        ({"clearance": -0.1}, "loop.clearance is -0.1"),
         ({"trajectories": ("path",)}, "loop.camera-path is not set"),
         ({"repairer": "magic"}, "loop.repairer is 'magic'; expected one of: classical, diffusion, identity"),
     ],

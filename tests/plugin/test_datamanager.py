@@ -117,8 +117,8 @@ def test_nothing_held_out_falls_back_to_training_photos(scene, capsys):
 
 def test_bad_loop_settings_are_refused_at_once(scene):
     config = GenFusionDataManagerConfig(data=scene)
-    config.loop.overlap = 16
-    with pytest.raises(UserError, match="loop.overlap is 16"):
+    config.loop.clip_length = 0
+    with pytest.raises(UserError, match="loop.clip-length is 0"):
         config.setup(device="cpu")
 
 

@@ -10,8 +10,9 @@ from genfusion_ns.data.colmap import Tracks
 from genfusion_ns.data.points import FEW_TRACKS
 from genfusion_ns.data.triangulate import Triangulated
 from genfusion_ns.data.views import TrainView
-from genfusion_ns.plugin.first_splats import depth_folder, splats_on_surfaces
+from genfusion_ns.plugin.first_splats import depth_folder
 from genfusion_ns.stereo.capture_depth import FILE_NAME, CaptureDepth
+from genfusion_ns.stereo.surfels import first_splats
 from genfusion_ns.stereo.views import PhotoDepth, posed_photos
 
 
@@ -29,7 +30,8 @@ def wall(tracks: int) -> tuple[list[TrainView], CaptureDepth, Triangulated]:
 
 def test_half_of_the_splats_are_spread_where_tracks_anchor_them_and_none_without():
     for count, share in ((0, 0.0), (FEW_TRACKS - 1, 0.0), (FEW_TRACKS, 0.5)):
-        made = splats_on_surfaces(*wall(count), budget=400, seed=1)
+        views, found, tracks = wall(count)
+        made = first_splats(views, found.photos, found.depths, tracks, budget=400, seed=1)
         assert 380 <= len(made.xyz) <= 400
         off_wall = (made.xyz[:, 2] - 2).abs() > 1e-4
         assert abs(float(off_wall.float().mean()) - share) < 0.06

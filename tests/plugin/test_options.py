@@ -13,7 +13,7 @@ import yaml
 from nerfstudio.utils.eval_utils import eval_setup
 
 from genfusion_ns.commands.camera_path import CameraPathArguments
-from genfusion_ns.commands.make_pairs import MakePairs
+from genfusion_ns.commands.make_fits import MakeFits
 from genfusion_ns.commands.make_scene import MakeScene
 from genfusion_ns.commands.mesh import MeshArguments
 from genfusion_ns.data.prepare import PrepareConfig
@@ -50,7 +50,7 @@ def numbers(config, where="", bounds=()) -> Iterator[tuple[str, bool]]:
         PrepareConfig(Path("a"), Path("b")),
         CameraPathArguments(Path("c")),
         MeshArguments(Path("c")),
-        MakePairs(Path("o")),
+        MakeFits(Path("o")),
         MakeScene(Path("o")),
     ],
     ids=lambda config: type(config).__name__,

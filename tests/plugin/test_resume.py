@@ -205,7 +205,7 @@ def test_a_full_disk_in_a_round_is_told(scene, make_config, monkeypatch):
     views.max_seed_points, views.reference_iterations = 50, 4
     views.loop.repairer, views.loop.start, views.loop.every, views.loop.until = "identity", 1, 2, 4
     views.loop.frames = views.loop.clip_length = 2
-    views.loop.max_side, views.loop.skip_covered = 24, 2.0
+    views.loop.max_side = 24
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
 

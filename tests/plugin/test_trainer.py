@@ -182,7 +182,7 @@ def test_rounds_on_demand_and_paused_and_a_resume_after_them(scene, make_config,
         views = made.pipeline.datamanager
         views.reference_iterations, views.loop.start, views.loop.every, views.loop.until = 20, 4, 5, 18
         views.loop.frames, views.loop.clip_length, views.loop.max_side = 3, 3, 24
-        views.loop.trajectories, views.loop.skip_covered = ("orbit",), 2.0
+        views.loop.trajectories = ("orbit",)
         return made
 
     def steps_of_rounds(trainer):

@@ -28,10 +28,7 @@ def whole_loop(config, weights: Path) -> None:
         frames=4,
         clip_length=4,
         max_side=32,
-        skip_covered=2.0,
         clearance=0.0,
-        # Random weights paint noise, which the loop would rightly refuse.
-        weigh=False,
         tolerance=100.0,
     )
     densifier = model.densifier

@@ -13,7 +13,7 @@ from simulated_runs import small, started, take_steps
 
 from genfusion_ns.plugin.config import gpu_config
 
-ONE_CLIP = {"trajectories": ("orbit",), "frames": 2, "clip_length": 2, "max_side": 24, "skip_covered": 2.0}
+ONE_CLIP = {"trajectories": ("orbit",), "frames": 2, "clip_length": 2, "max_side": 24}
 LOOP = {**ONE_CLIP, "start": 2, "every": 10}
 
 

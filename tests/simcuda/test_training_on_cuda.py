@@ -15,7 +15,7 @@ from genfusion_ns.plugin.config import cpu_config, gpu_config
 from genfusion_ns.raster import gsplat_raster
 from genfusion_ns.raster.gsplat_raster import GsplatRasterizer
 
-ONE_CLIP = {"trajectories": ("orbit",), "frames": 2, "clip_length": 2, "max_side": 24, "skip_covered": 2.0}
+ONE_CLIP = {"trajectories": ("orbit",), "frames": 2, "clip_length": 2, "max_side": 24}
 
 
 def assert_all_on_device(trainer) -> None:

@@ -1,137 +1,114 @@
-"""The plan of a data set, its fan-out over processes and machines, and the command."""
+"""Fan-out over processes and machines, and the command."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
-from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from pair_units import TINY, tiny_unit
+from tiny_scenes import TINY, tiny_scene
 
-from diffusion.train.shards import build_index, read_shard
-from genfusion_ns.commands.make_pairs import MakePairs, check, run
+from diffusion.train.fits import read_fit
+from genfusion_ns.commands.make_fits import MakeFits, run
 from genfusion_ns.errors import UserError
-from genfusion_ns.training_data.fanout import Outcome, run_units
-from genfusion_ns.training_data.plan import VALIDATION_SEEDS, plan_units
+from genfusion_ns.training_data import fanout, make
+from genfusion_ns.training_data.fanout import Outcome, Unit, run_units
 
-SMALL = {"size": (32, 32), "frames": 4, "clip_length": 2, "splats": 140, "families": ("points",)}
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    tiny_scene(folder, "scene_00001", "tables", 1)
+    tiny_scene(folder, "scene_00002", "facades", 2)
+    return folder
 
 
 @pytest.fixture
-def brief(monkeypatch):
-    """Fits of two steps."""
-    monkeypatch.setattr("genfusion_ns.training_data.plan._steps", lambda *_: (1, 2))
+def quick(brief, estimator, monkeypatch):
+    """The command with fits of a few splats."""
+    monkeypatch.setattr("genfusion_ns.commands.make_fits.Recipe", lambda **given: TINY)
 
 
-def test_a_plan_follows_from_its_numbers_and_can_go_on():
-    plan = plan_units(TINY, 12, 2)
-    assert plan == plan_units(TINY, 12, 2)
-    assert plan == plan_units(TINY, 5, 2) + plan_units(TINY, 7, 2, first=5)
-    assert len({unit.name for unit in plan}) == 24
-    assert plan != plan_units(replace(TINY, seed=1), 12, 2)
+def test_the_command_makes_fits_and_goes_on_where_it_was(scenes, tmp_path, quick):
+    run(MakeFits(scenes, tmp_path, fits=1))
+    first = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert sorted(first) == [f"scene_0000{i}_fit000.safetensors" for i in (1, 2)]
+    run(MakeFits(scenes, tmp_path, fits=2))
+    now = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert first.items() <= now.items() and len(now) == 4
+    run(MakeFits(scenes, tmp_path, fits=1, first=7))
+    assert (tmp_path / "scene_00002_fit007.safetensors").is_file() and len(list(tmp_path.iterdir())) == 6
+    assert all(read_fit(path).provenance["scene"] == path.name[:11] for path in tmp_path.iterdir())
 
 
-def test_half_of_a_plan_is_sparse_and_the_families_interleave():
-    plan = plan_units(TINY, 24, 2)
-    assert sum(unit.variant.kind == "sparse" for unit in plan) == 24
-    families = [unit.family for unit in plan[::2]]
-    assert set(families[:6]) > {"rooms", "tables", "facades", "clutter", "terrains"}
-    assert set(families) >= {"points", "menger", "tree"}
-    assert all(one != other for one, other in zip(families, families[1:], strict=False))
-    assert all(0 < early < late <= 1300 for early, late in (unit.steps for unit in plan))
+def test_no_scenes_are_told(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(MakeFits(tmp_path, tmp_path / "out"))
+    told = " ".join(capsys.readouterr().err.split())
+    assert "holds no scenes; make some with genfusion-train-stereo scenes" in told
+    assert not (tmp_path / "out").exists()
 
 
-def test_every_sixth_scene_is_a_capture_by_turns():
-    plan = plan_units(TINY, 24, 1, [Path("/a/one"), Path("/a/two")])
-    assert [unit.capture for unit in plan if unit.capture] == ["/a/one", "/a/two", "/a/one", "/a/two"]
-    assert [number for number, unit in enumerate(plan) if unit.capture] == [5, 11, 17, 23]
-    # they displace no family
-    assert [unit.family for unit in plan if not unit.capture] == [unit.family for unit in plan_units(TINY, 20, 1)]
+@pytest.mark.parametrize("wrong", [{"fits": 0}, {"first": -1}, {"side": 8}, {"processes": 0}, {"seed": -1}])
+def test_numbers_out_of_range_are_told(scenes, tmp_path, capsys, wrong):
+    with pytest.raises(SystemExit):
+        run(MakeFits(scenes, tmp_path / "out", **wrong))
+    assert f"--{next(iter(wrong))} is " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
-def test_training_and_validation_share_no_scene():
-    def seeds(split: str, seed: int) -> set[int]:
-        return {unit.scene_seed for unit in plan_units(replace(TINY, split=split, seed=seed), 50, 1)}
+def test_a_full_disk_stops_the_command_and_loses_nothing(scenes, tmp_path, monkeypatch, capsys, quick):
+    run(MakeFits(scenes, tmp_path, fits=1))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
 
-    assert min(seeds("val", 0)) == VALIDATION_SEEDS
-    validation = seeds("val", 0) | seeds("val", 99)
-    assert not validation & (seeds("train", 0) | seeds("train", 99) | seeds("train", 200) | seeds("train", 777))
-    for split, seed, scenes in (("train", 100, 1), ("train", 199, 1), ("val", 100, 1), ("train", 0, 10_001)):
-        with pytest.raises(UserError):
-            plan_units(replace(TINY, split=split, seed=seed), scenes, 1)
-
-
-def test_unknown_families_are_told():
-    with pytest.raises(UserError, match=r"castles.*rooms"):
-        plan_units(TINY, 1, 1, families=["rooms", "castles"])
-
-
-def test_the_command_writes_shards_and_an_index_and_goes_on_where_it_was(tmp_path, capsys, brief):
-    run(MakePairs(tmp_path, scenes=1, **SMALL))
-    assert len(json.loads((tmp_path / "index.json").read_text())["shards"]) == 2
-    stamps = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
-    capsys.readouterr()
-    run(MakePairs(tmp_path, scenes=2, **SMALL))
-    assert "2 units were there already" in capsys.readouterr().out
-    assert len(build_index(tmp_path)) == 2 * 2 * 2 * 2
-    assert stamps.items() <= {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}.items()
-
-
-def test_a_full_disk_stops_the_command_and_loses_nothing(tmp_path, monkeypatch, capsys, brief):
-    run(MakePairs(tmp_path, scenes=1, **SMALL))
-    before = {path: path.read_bytes() for path in tmp_path.glob("*.safetensors")}
-
-    def full(*_args):
+    def full(path, fit):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(make, "write_fit", full)
     with pytest.raises(SystemExit):
-        run(MakePairs(tmp_path, scenes=2, **SMALL))
-    assert "No space left" in (told := capsys.readouterr().err) and "run the same command again" in " ".join(
-        told.split()
-    )
-    assert {path: path.read_bytes() for path in tmp_path.glob("*.safetensors")} == before
-    assert not list(tmp_path.rglob("*.tmp"))
+        run(MakeFits(scenes, tmp_path, fits=2))
+    told = " ".join(capsys.readouterr().err.split())
+    assert "No space left" in told and "run the same command again" in told
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_unit_that_fails_is_reported_and_stops_no_other(tmp_path):
-    bad = replace(tiny_unit(), family="castles")
-    outcomes = list(run_units([bad, tiny_unit()], TINY, tmp_path))
-    assert "castles" in outcomes[0].failure and not outcomes[0].done
-    assert outcomes[1] == Outcome(tiny_unit().name, True)
-
-
-def test_the_command_counts_failures(tmp_path, capsys, brief):
+def test_a_unit_that_fails_is_reported_and_stops_no_other(scenes, tmp_path, quick, capsys):
+    bad = tmp_path / "scenes" / "bad.safetensors"
+    bad.parent.mkdir()
+    bad.write_bytes(b"no scene")
+    good = Unit(scenes / "scene_00001.safetensors", 0)
+    outcomes = list(run_units([Unit(bad, 0), good], TINY, tmp_path / "out"))
+    assert outcomes[0].name == "bad_fit000" and not outcomes[0].done and outcomes[0].failure
+    assert outcomes[1] == Outcome("scene_00001_fit000", True)
+    assert list(run_units([good], TINY, tmp_path / "out")) == [Outcome("scene_00001_fit000", False)]
     with pytest.raises(SystemExit):
-        run(MakePairs(tmp_path, scenes=6, variants=1, captures=(tmp_path / "nothing",), **SMALL))
-    out, err = capsys.readouterr()
-    assert "nothing" in out and "1 of 6 units failed" in " ".join(err.split())
-    assert len(list(tmp_path.glob("*.safetensors"))) == 5
+        run(MakeFits(bad.parent, tmp_path / "out", fits=1))
+    told = capsys.readouterr()
+    assert "bad_fit000" in told.out and "1 of 1 fits failed" in " ".join(told.err.split())
 
 
 @pytest.mark.slow
-def test_processes_write_what_one_process_writes(tmp_path):
-    units = [tiny_unit("corner"), tiny_unit("sparse")]
+def test_processes_write_what_one_process_writes(scenes, tmp_path):
+    """With the bundled estimator; so small that most drawn fits take seconds."""
+    recipe = fanout.Recipe(side=32, frames=4, points=60, splats=80)
+    units = [Unit(scenes / f"scene_0000{i}.safetensors", 0) for i in (1, 2)]
     alone, together = tmp_path / "alone", tmp_path / "together"
-    names = {outcome.name for outcome in run_units(units, TINY, alone)}
-    assert {outcome.name for outcome in run_units(units, TINY, together, processes=2)} == names
-    for name in names:
-        file = f"{name}.safetensors"
-        assert (alone / file).read_bytes() == (together / file).read_bytes()
+    first = {outcome.name: outcome.failure for outcome in run_units(units, recipe, alone)}
+    assert {o.name: o.failure for o in run_units(units, recipe, together, processes=2)} == first
+    for name, failure in first.items():
+        assert not failure
+        assert (alone / f"{name}.safetensors").read_bytes() == (together / f"{name}.safetensors").read_bytes()
 
 
-def test_without_ray_one_is_told_how_to_get_it(tmp_path, monkeypatch):
+def test_without_ray_one_is_told_how_to_get_it(scenes, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install 'genfusion-ns\[ray\]'"):
-        list(run_units([tiny_unit()], TINY, tmp_path, engine="ray"))
+        list(run_units([Unit(scenes / "scene_00001.safetensors", 0)], TINY, tmp_path, engine="ray"))
 
 
-def test_ray_gets_one_task_per_unit(tmp_path, monkeypatch):
+def test_ray_gets_one_task_per_unit(scenes, tmp_path, monkeypatch, quick):
     asked = []
 
     def remote(**options):
@@ -146,31 +123,13 @@ def test_ray_gets_one_task_per_unit(tmp_path, monkeypatch):
         get=lambda task: task(),
     )
     monkeypatch.setitem(sys.modules, "ray", fake)
-    units = [tiny_unit("corner"), tiny_unit("sparse")]
+    units = [Unit(scenes / "scene_00001.safetensors", number) for number in range(2)]
     outcomes = list(run_units(units, TINY, tmp_path, engine="ray"))
     assert asked == ["init", {"num_cpus": 1}]
-    assert {outcome.name for outcome in outcomes} == {unit.name for unit in units}
-    assert all(read_shard(tmp_path / f"{unit.name}.safetensors") for unit in units)
+    assert {outcome.name: outcome.done for outcome in outcomes} == {f"scene_00001_fit00{n}": True for n in range(2)}
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"scenes": 0},
-        {"variants": 13},
-        {"size": (8, 96)},
-        {"clip_length": 33},
-        {"processes": 0},
-        {"splats": 5},
-        {"seed": -1},
-    ],
-)
-def test_numbers_out_of_range_are_told(tmp_path, wrong):
-    with pytest.raises(UserError, match=next(iter(wrong)).replace("_", "-")):
-        check(replace(MakePairs(tmp_path), **wrong))
-
-
-def test_an_output_that_cannot_be_made_is_told(tmp_path):
+def test_an_output_that_cannot_be_made_is_told(scenes, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--output"):
-        list(run_units([tiny_unit()], TINY, tmp_path / "file" / "sub"))
+        list(run_units([Unit(scenes / "scene_00001.safetensors", 0)], TINY, tmp_path / "file" / "sub"))

@@ -11,9 +11,9 @@ from genfusion_ns import losses
 from genfusion_ns.data.procedural.families import make_family_scene
 from genfusion_ns.data.procedural.render import Studio
 from genfusion_ns.errors import UserError
+from genfusion_ns.raster import choose_rasterizer
 from genfusion_ns.training_data.fit import MEANS_RATE_END, RATES, Fit, FitConfig, FitView, capped, snapshots
 from genfusion_ns.training_data.paths import within_unit
-from genfusion_ns.raster import choose_rasterizer
 
 SIZE = (40, 24)
 

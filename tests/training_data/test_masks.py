@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genfusion_ns.training_data.masks import corner_masks, moving_masks, polygon_masks, window_masks
-from genfusion_ns.training_data.variants import MOST_VARIANTS, Variant, draw_variants
+from genfusion_ns.training_data.variants import Variant, draw_variant
 
 seeds = st.integers(0, 2**31 - 1)
 even_sizes = st.tuples(st.integers(8, 90), st.integers(8, 60)).map(lambda size: (2 * size[0], 2 * size[1]))
@@ -113,19 +113,33 @@ def test_masked_variants_train_on_each_so_many_th_frame():
     assert Variant("c", "corner", 0, every=2).training_frames(7) == [0, 2, 4, 6]
 
 
-def test_drawn_variants_are_different_alternate_and_are_those_of_their_scene():
-    for scene in range(30):
-        drawn = draw_variants(f"scene-{scene}", 0, MOST_VARIANTS)
-        assert drawn == draw_variants(f"scene-{scene}", 0, MOST_VARIANTS)
-        assert draw_variants(f"scene-{scene}", 0, 2) == drawn[:2]
-        assert len({variant.name for variant in drawn}) == MOST_VARIANTS
-        sparse = [variant.kind == "sparse" for variant in drawn]
-        assert all(one != other for one, other in zip(sparse, sparse[1:], strict=False))
-    assert draw_variants("a", 0, 2) != draw_variants("b", 0, 2)
+def drawn(count: int = 1500) -> list[Variant]:
+    return [draw_variant(np.random.default_rng(seed)) for seed in range(count)]
 
 
-def test_all_kinds_and_one_to_nine_views_are_drawn():
-    drawn = [variant for scene in range(300) for variant in draw_variants(f"scene-{scene}", 0, 2)]
-    assert {variant.kind for variant in drawn} == {"corner", "window", "moving", "polygon", "sparse"}
-    assert {variant.views for variant in drawn if variant.kind == "sparse"} == set(range(1, 10))
-    assert {variant.share for variant in drawn if variant.kind == "window"} == {0.1, 0.5}
+def test_drawn_variants_follow_from_the_generator():
+    assert drawn(20) == drawn(20)
+    assert len(set(drawn(20))) > 15
+
+
+def test_all_kinds_and_one_to_nine_views_are_drawn_two_of_three_sparse():
+    found = drawn()
+    assert {variant.kind for variant in found} == {"corner", "window", "moving", "polygon", "sparse"}
+    assert {variant.views for variant in found if variant.kind == "sparse"} == set(range(1, 10))
+    assert {variant.share for variant in found if variant.kind == "window"} == {0.1, 0.5}
+    assert {variant.every for variant in found if variant.kind != "sparse"} == {1, 2, 4}
+    assert np.mean([variant.kind == "sparse" for variant in found]) == pytest.approx(0.67, abs=0.05)
+
+
+def test_names_say_what_is_known():
+    for variant in drawn(100):
+        if variant.kind == "sparse":
+            assert variant.name == f"sparse{variant.views}" and len(variant.training_frames(32)) == variant.views
+        elif variant.share in (0.1, 0.5) or variant.kind == "corner":
+            percent = round(100 * variant.masks(4, 64, 48).mean())
+            assert variant.name.split("-")[0] in (
+                f"window{percent}",
+                f"polygon{percent + 1}",
+                f"polygon{percent}",
+                "corner",
+            )
