@@ -172,7 +172,7 @@ def test_bundled_weights_of_another_name_repair_in_the_loop(config_of, tmp_path,
 
     monkeypatch.setattr("diffusion.locate.BUNDLED", tmp_path / "weights")
     assert benchmark_methods.runnable(["genfusion-lite"], False)[0] == []
-    tiny_weights(tmp_path / "weights" / "lite-small", default_steps=1, start_noise=0.0)
+    tiny_weights(tmp_path / "weights" / "lite-small", default_steps=1)
     assert benchmark_methods.runnable(["genfusion-lite"], False) == (["genfusion-lite"], [])
     loop = config_of(method="genfusion-lite").pipeline.datamanager.loop
     assert (loop.repairer, loop.diffusion.weights, loop.diffusion.steps) == ("diffusion", "lite-small", None)

@@ -1,48 +1,55 @@
-"""The whole chain that makes the shipped weights, at toy size: pairs, autoencoder, chooser, denoiser, evaluation."""
+"""The whole chain that makes the shipped weights, at toy size: scenes, fits, training, a pipeline, evaluation."""
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_networks import ONE_STEP
+from tiny_networks import FUSION_ARGUMENTS
+from tiny_scenes import tiny_scene
 
-from diffusion.configurations import CONFIGURATIONS
-from diffusion.train.command import train_chooser, train_denoiser, train_vae
-from diffusion.train.config import ChooserConfig, RepairConfig, Stage, VaeConfig
-from genfusion_ns.commands.make_pairs import MakePairs
-from genfusion_ns.commands.make_pairs import run as make_pairs
+from diffusion.models.fusion import FusionNetwork
+from diffusion.pipeline import RGBDVideoRepairPipeline
+from diffusion.train import fusion
+from diffusion.train.fit_clips import Window
+from diffusion.train.fusion import FusionConfig
+from genfusion_ns.commands.make_fits import MakeFits
+from genfusion_ns.commands.make_fits import run as make_fits
+from genfusion_ns.training_data import make
 
 
-def test_from_an_empty_folder_to_scores(
+def test_from_scenes_to_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(CONFIGURATIONS, "toy", ONE_STEP)
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
-    pairs = tmp_path / "pairs"
-    shared = {"variants": 1, "size": (32, 16), "frames": 4, "clip_length": 4, "splats": 300}
-    make_pairs(MakePairs(output=pairs, scenes=2, **shared))
-    stages = (Stage(20, frames=4, height=16, width=32),)
-    vae = train_vae(VaeConfig(pairs=pairs, output=tmp_path / "vae", configuration="toy", stages=stages))
-    chosen = train_chooser(ChooserConfig(pairs=pairs, output=tmp_path / "chooser", start="toy", vae=vae, stages=stages))
-    config = RepairConfig(pairs=pairs, output=tmp_path / "denoiser", start=str(chosen))
-    folder = train_denoiser(replace(config, val_pairs=pairs, stages=stages, latent_weight=0.0))
+    monkeypatch.setattr(make, "fit_steps", lambda *_: [3, 9])
+    tiny_scene(tmp_path / "scenes")
+    fits = tmp_path / "fits"
+    make_fits(MakeFits(tmp_path / "scenes", fits, fits=2, side=40))
+
+    small = FusionNetwork
+    monkeypatch.setattr(fusion, "FusionNetwork", lambda: small(**FUSION_ARGUMENTS))
+    monkeypatch.setattr(fusion, "SMALL_WINDOWS", (Window(3, 16, 24),))
+    output = tmp_path / "training"
+    fusion.train(FusionConfig(fits=fits, output=output, steps=2, perceptual_weight=0.0))
+    weights = tmp_path / "weights"
+    RGBDVideoRepairPipeline(fusion=small.from_pretrained(output / "fusion")).save_pretrained(weights)
+
     import eval_repair
 
-    eval_repair.main(
-        eval_repair.Options(
-            pairs=(pairs,), methods=("classical", str(folder)), output=tmp_path / "scores", clips=1, lpips=False
-        )
-    )
-    scores = json.loads((tmp_path / "scores" / "scores.json").read_text())
-    (kind,) = scores["means"]
-    assert set(scores["means"][kind]) == {"input", "classical", str(folder)}
-    assert scores["means"][kind]["input"]["gain"] == 0
-    assert all(row["psnr"] > 3 for rows in scores["clips"].values() for row in rows)
-    assert (tmp_path / "scores" / "gains.png").stat().st_size > 1000
-    assert len(list((tmp_path / "scores" / "sheets").iterdir())) == 3
-    assert "scores, plot" in capsys.readouterr().out
+    monkeypatch.setattr(eval_repair, "Perceptual", lambda: None)
+    scores = tmp_path / "scores"
+    eval_repair.main(eval_repair.Options(fits=(fits,), methods=("classical", str(weights)), output=scores, threads=1))
+    found = json.loads((scores / "scores.json").read_text())
+    for kind in found["means"].values():
+        assert set(kind) == {"input", "classical", str(weights)}
+        assert kind["input"]["gain"] == 0
+    rows = found["clips"][str(weights)]
+    assert len(rows) == 4 and all(row["psnr"] > 3 for row in rows)
+    assert all(sum(share for share, _, _ in row["calibration"]) == pytest.approx(1) for row in rows)
+    assert len(list((scores / "sheets").iterdir())) == 2 * 4
+    assert "| classical |" in (scores / "table.md").read_text()
+    assert "scores and contact sheets are in" in capsys.readouterr().out
     sys.modules.pop("eval_repair")

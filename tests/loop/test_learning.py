@@ -99,10 +99,10 @@ def test_the_truth_helps(without_loop):
     assert len(training.params["means"]) <= 3000
 
 
-def test_identity_changes_nothing(without_loop):
+def test_identity_does_little_harm(without_loop):
+    """It teaches what the splats show already, as far as they cover a view."""
     training = Training(IdentityRepairer())
-    assert training.train() == without_loop
-    assert len(training.state.pool) == 0
+    assert training.train() > without_loop - 0.5
 
 
 def test_of_half_lies_the_other_half_helps(without_loop):

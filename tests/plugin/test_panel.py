@@ -201,12 +201,12 @@ def test_the_viewer_opens_just_ahead_of_a_captured_view_and_looks_where_it_looks
 
 def test_a_round_is_logged_with_its_picture(tmp_path):
     writer.EVENT_STORAGE.clear()
-    log_round(report(0, before=21.5), sheet(), step=9, run_folder=tmp_path)
+    log_round(report(0, before={"psnr": 21.5, "novel": 0.25}), sheet(), step=9, run_folder=tmp_path)
     events = {event["name"]: event for event in writer.EVENT_STORAGE}
     writer.EVENT_STORAGE.clear()
     scalars = events["Rounds"]["event"]
     assert scalars["pool size"] == 7 and scalars["coverage"] == 0.625 and scalars["agreement"] == 0.875
-    assert scalars["admitted"] == 7 and scalars["held-out photos before (dB)"] == 21.5
+    assert scalars["admitted"] == 7 and scalars["before: psnr"] == 21.5 and scalars["before: novel"] == 0.25
     picture = events["Rounds/before, after, confidence"]
     assert picture["step"] == events["Rounds"]["step"] == 9 and torch.equal(picture["event"], sheet())
     saved = np.asarray(Image.open(tmp_path / "rounds" / "round_001.png"))

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from simulated_cuda import SimTensor, simulated_cuda
-from tiny_networks import LITE, OFFICIAL, ONE_STEP, tiny_pipeline
+from tiny_networks import BOTH, FUSION, LITE, OFFICIAL, tiny_pipeline
 
 from diffusion.blueprint import read_blueprint
 from diffusion.memory_plan import Run, plan_memory
@@ -21,7 +21,7 @@ from genfusion_ns.loop.repair import RGBDClip
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Path]:
     out = {}
-    for configuration in (LITE, OFFICIAL, ONE_STEP):
+    for configuration in (LITE, OFFICIAL, FUSION, BOTH):
         out[configuration.name] = tmp_path_factory.mktemp("weights") / configuration.name
         tiny_pipeline(configuration).to(torch.float16).save_pretrained(out[configuration.name])
     return out
@@ -63,7 +63,7 @@ def test_official_weights_repair_in_float16_without_warnings(cuda, folders, capl
 
 def test_the_budget_is_what_is_free_and_each_size_has_its_plan(folders):
     with simulated_cuda(memory=(1 << 30, 8 << 30)):
-        found, told = repairer(folders["tiny-one-step"])
+        found, told = repairer(folders["tiny-fusion"])
         found.repair(rendered(), PHOTO.to("cuda"))
         found.repair(rendered(), PHOTO.to("cuda"))
         found.repair(rendered(frames=3), PHOTO.to("cuda"))
@@ -85,15 +85,15 @@ def test_modules_are_moved_off_where_memory_is_short(folders):
 
 def test_too_little_free_memory_is_a_warning_and_a_budget_of_the_user_s_a_bound(folders, caplog):
     with simulated_cuda(memory=(1 << 20, 8 << 30)):
-        found, told = repairer(folders["tiny-one-step"])
+        found, told = repairer(folders["tiny-fusion"])
         assert found.repair(rendered(), PHOTO.to("cuda")).rgb.isfinite().all()
         assert "NOT enough" in told[0] and "Lower loop.max-side or loop.clip-length" in caplog.text
         with pytest.raises(UserError, match="the budget is 1MiB. Lower loop.max-side"):
-            repairer(folders["tiny-one-step"], memory="1MiB")[0].repair(rendered(), PHOTO.to("cuda"))
+            repairer(folders["tiny-fusion"], memory="1MiB")[0].repair(rendered(), PHOTO.to("cuda"))
 
 
-def test_guidance_goes_only_to_weights_that_were_trained_with_it(cuda, folders):
-    for name, wanted in (("tiny-one-step", None), ("tiny-official", 2.2)):
+def test_guidance_goes_only_to_weights_that_sample(cuda, folders):
+    for name, wanted in (("tiny-fusion", None), ("tiny-official", 2.2)):
         found, told = repairer(folders[name], guidance=2.2)
         found.repair(rendered(), PHOTO.to("cuda"))
         assert found.options["guidance_scale"] == wanted

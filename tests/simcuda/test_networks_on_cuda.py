@@ -1,4 +1,4 @@
-"""Training of the repair networks on the make-believe device, with validation."""
+"""Training of the fusion network on the make-believe device, and repair by what it wrote."""
 
 from __future__ import annotations
 
@@ -7,90 +7,47 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from simulated_cuda import SimTensor
-from tiny_networks import LITE, OFFICIAL, ONE_STEP, PATCHES, tiny_pipeline
+from tiny_networks import FUSION_ARGUMENTS, clip, warped
+from toy_fits import write_toys
 
-from diffusion.configurations import CONFIGURATIONS
+from diffusion.models.fusion import FusionNetwork
 from diffusion.pipeline import RGBDVideoRepairPipeline
-from diffusion.train import trainer
-from diffusion.train.command import train_chooser, train_denoiser, train_vae
-from diffusion.train.config import ChooserConfig, RepairConfig, Stage, VaeConfig
-from diffusion.train.shards import Pair, write_shard
+from diffusion.train import fusion
+from diffusion.train.fit_clips import Window
+from diffusion.train.fusion import FusionConfig
 
-STAGES = (Stage(1, frames=2, height=16, width=16),)
-
-
-def pair(seed: int) -> Pair:
-    """A clip of noise with a hole."""
-    generator = torch.Generator().manual_seed(seed)
-    target = (torch.rand(2, 24, 32, 3, generator=generator) * 255).to(torch.uint8)
-    depth = (1 + torch.rand(2, 24, 32, 1, generator=generator)).half()
-    shown = torch.full((2, 24, 32, 1), 255, dtype=torch.uint8)
-    shown[:, :, :12] = 0
-    warped = torch.cat([target, shown, shown, shown, target, shown], dim=-1)
-    photo, origin = target[:1].clone(), {"scene": str(seed), "variant": "half"}
-    return Pair(target // 2, depth.clone(), shown, target, depth, photo, warped, origin)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "diffusion"))
 
 
-@pytest.fixture
-def pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name, configuration in (("tiny", LITE), ("tiny-patches", PATCHES), ("tiny-one-step", ONE_STEP)):
-        monkeypatch.setitem(CONFIGURATIONS, name, configuration)
-    folder = tmp_path / "pairs"
-    folder.mkdir()
-    for shard in range(2):
-        write_shard(folder / f"{shard}.safetensors", [pair(2 * shard), pair(2 * shard + 1)])
-    return folder
+def test_the_fusion_network_trains_on_the_device_and_what_it_writes_loads_anywhere(cuda, tmp_path, monkeypatch):
+    network = fusion.FusionNetwork
+    monkeypatch.setattr(fusion, "FusionNetwork", lambda: network(**FUSION_ARGUMENTS))
+    monkeypatch.setattr(fusion, "SMALL_WINDOWS", (Window(2, 16, 24),))
+    write_toys(tmp_path / "fits")
+    common = {"fits": tmp_path / "fits", "output": tmp_path / "out", "perceptual_weight": 0.0}
+    first = fusion.train(FusionConfig(steps=3, stop_after=2, **common))
+    assert all(isinstance(p, SimTensor) for p in first.parameters())
+    trained = fusion.train(FusionConfig(steps=3, **common))
+    assert all(isinstance(p, SimTensor) for p in trained.parameters())
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["steps"] == 3
+
+    # half precision, as it is stored
+    loaded = FusionNetwork.from_pretrained(tmp_path / "out" / "fusion")
+    pipeline = RGBDVideoRepairPipeline(fusion=loaded)
+    output = pipeline(**clip(), warped=warped())
+    assert type(output.rgb) is torch.Tensor and bool(output.rgb.isfinite().all())
+    for name, value in loaded.state_dict().items():
+        torch.testing.assert_close(value.float(), trained.state_dict()[name].cpu(), atol=1e-3, rtol=1e-2)
 
 
-@pytest.fixture
-def moved(cuda, monkeypatch):
-    """Sees that networks train on the device; accelerate remembers the device of the first run in a process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield from _watched(monkeypatch)
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def _watched(monkeypatch):
-    seen = []
-    loop = trainer.train
-
-    def watched(task, *args, **kwargs):
-        state = loop(task, *args, **kwargs)
-        seen.append(all(isinstance(p, SimTensor) for p in task.networks.parameters()))
-        return state
-
-    monkeypatch.setattr("diffusion.train.command.train", watched)
-    yield seen
-
-
-def options(pairs: Path, tmp_path: Path) -> dict:
-    common = {"pairs": pairs, "val_pairs": pairs, "validate_every": 1, "validation_clips": 1, "stages": STAGES}
-    return {**common, "warmup": 1, "save_every": 100, "workers": 0, "output": tmp_path / "out"}
-
-
-@pytest.mark.parametrize("configuration", ["tiny", "tiny-patches"])
-def test_the_autoencoder(moved, pairs, tmp_path, configuration):
-    out = train_vae(VaeConfig(configuration=configuration, **options(pairs, tmp_path)))
-    assert json.loads((out / "config.json").read_text())["scaling_factor"] > 0
-    assert moved == ([] if configuration == "tiny-patches" else [True])  # patches are fitted, on the CPU
-
-
-def test_the_denoiser(moved, pairs, tmp_path):
-    out = train_denoiser(RepairConfig(start="tiny-one-step", **options(pairs, tmp_path)))
-    assert moved == [True]
-    assert RGBDVideoRepairPipeline.from_pretrained(out).unet.dtype == torch.float32
-
-
-def test_the_denoiser_from_official_weights(moved, pairs, tmp_path):
-    tiny_pipeline(OFFICIAL).save_pretrained(tmp_path / "start")
-    config = RepairConfig(start=str(tmp_path / "start"), train_decoder=False, **options(pairs, tmp_path))
-    out = train_denoiser(config)
-    assert moved == [True]
-    assert RGBDVideoRepairPipeline.from_pretrained(out).image_encoder is not None
-
-
-def test_the_chooser(moved, pairs, tmp_path):
-    train_chooser(ChooserConfig(start="tiny-one-step", **options(pairs, tmp_path)))
-    assert moved == [True]
+@pytest.mark.parametrize("size", [(48, 80), (272, 480)], ids=["trained", "larger"])
+def test_bundled_weights_repair_on_the_device_as_on_a_cpu(cuda, size):
+    given = {**clip(0, 2, *size), "warped": warped(0, 2, *size)}
+    pipeline = RGBDVideoRepairPipeline.from_pretrained("lite-small", torch_dtype=torch.float32)
+    expected = pipeline(**given)
+    pipeline.to("cuda")
+    found = pipeline(**{name: value.to("cuda") for name, value in given.items()})
+    assert isinstance(found.rgb, SimTensor)
+    torch.testing.assert_close(found.rgb.cpu(), expected.rgb, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.certainty.cpu(), expected.certainty, rtol=1e-3, atol=1e-4)

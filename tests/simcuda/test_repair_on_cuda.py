@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from simulated_cuda import SimTensor
-from tiny_networks import LITE, OFFICIAL, ONE_STEP, PATCHES, clip, repaired, tiny_pipeline
+from tiny_networks import BOTH, FUSION, LITE, OFFICIAL, PATCHES, clip, repaired, tiny_pipeline, warped
 
-NETWORKS = ("unet", "vae", "resampler", "image_encoder", "chooser")
+NETWORKS = ("unet", "vae", "resampler", "image_encoder", "fusion")
 PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -29,13 +29,13 @@ def inputs(device: str) -> dict[str, torch.Tensor]:
     """A clip with opacity and with what photos show of it."""
     given = clip()
     given["alpha"] = (given["depth"] > 0).float()
-    given["warped"] = torch.rand(3, 16, 24, 10, generator=torch.Generator().manual_seed(5))
+    given["warped"] = warped(5)
     return {name: value.to(device) for name, value in given.items()}
 
 
 @pytest.mark.parametrize("offload", [False, True])
 @pytest.mark.parametrize("dtype", PRECISIONS)
-@pytest.mark.parametrize("configuration", [LITE, PATCHES, ONE_STEP, OFFICIAL], ids=lambda c: c.name)
+@pytest.mark.parametrize("configuration", [LITE, PATCHES, FUSION, BOTH, OFFICIAL], ids=lambda c: c.name)
 def test_every_precision_with_and_without_offload(cuda, configuration, dtype, offload):
     pipe = placed(configuration, dtype, offload)
     output = repaired(pipe, **inputs("cuda"))
@@ -52,7 +52,7 @@ def on_device(network: torch.nn.Module) -> bool:
     return any(isinstance(p, SimTensor) for p in network.parameters())
 
 
-@pytest.mark.parametrize("configuration", [ONE_STEP, OFFICIAL], ids=lambda c: c.name)
+@pytest.mark.parametrize("configuration", [BOTH, OFFICIAL], ids=lambda c: c.name)
 def test_small_chunks_and_a_noised_start(cuda, configuration):
     pipe = placed(configuration, torch.float32, offload=True)
     output = repaired(pipe, strength=0.5, vae_chunk=1, batch_guidance=False, **inputs("cuda"))
