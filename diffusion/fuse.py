@@ -26,6 +26,8 @@ class FusedClip:
     """[B, T, H, W, 1]."""
     certainty: Tensor | None
     """[B, T, H, W, 1] in [0, 1]; None = unknown."""
+    gain: Tensor | None = None
+    """[B, T, H, W, 1] in [0, 1], see `Fused.gain`; None = unknown."""
 
     def as_inputs(self, inputs: RepairInputs) -> RepairInputs:
         """What a denoiser sees: the fused frames in place of the renderings, certainty in place of opacity."""
@@ -58,9 +60,8 @@ def fuse_clip(network: FusionNetwork, inputs: RepairInputs) -> FusedClip:
         warped = rgb.new_zeros(*rgb.shape[:2], 1, CHANNELS, height, width)
     maps = [padded(x, network.multiple) for x in (rgb.clamp(0, 1), alpha.clamp(0, 1), disparity, warped)]
     fused = network(*(x.to(network.dtype) for x in maps))
-    found = (x[..., :height, :width].float().movedim(2, -1) for x in (fused.rgb, fused.disparity, fused.certainty))
-    colour, inverse, certainty = found
-    return FusedClip(colour.clamp(0, 1).contiguous(), inverse.contiguous(), certainty.contiguous())
+    maps = (fused.rgb.clamp(0, 1), fused.disparity, fused.certainty, fused.gain)
+    return FusedClip(*(x[..., :height, :width].float().movedim(2, -1).contiguous() for x in maps))
 
 
 def padded(values: Tensor, multiple: int) -> Tensor:

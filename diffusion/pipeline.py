@@ -48,13 +48,14 @@ Callback = Callable[[Any, int, int, dict[str, Tensor]], dict[str, Tensor]]
 @dataclass
 class RepairOutput(BaseOutput):
     """`rgb` [T,H,W,3] in [0, 1]; `disparity` [T,H,W,1]: with a fusion network 1 / z-depth in the given depth's unit,
-    else in [0, 1], 1 = nearest, relative to the clip (None for a model without a depth channel); `certainty` [T,H,W,1]
-    in [0, 1], see `Fused` (None without a fusion network). A leading B for a batch. With `output_type="latent"`, `rgb`
-    holds the latents [B,c,T,h,w] of the padded clip and the others are None."""
+    else in [0, 1], 1 = nearest, relative to the clip (None for a model without a depth channel); `certainty` and `gain`
+    [T,H,W,1] in [0, 1], see `Fused` (None without a fusion network). A leading B for a batch. With
+    `output_type="latent"`, `rgb` holds the latents [B,c,T,h,w] of the padded clip and the others are None."""
 
     rgb: Frames
     disparity: Frames | None
     certainty: Frames | None = None
+    gain: Frames | None = None
 
 
 class RGBDVideoRepairPipeline(DiffusionPipeline):
@@ -372,7 +373,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
             )
 
     def _output(self, clip: FusedClip, batched: bool, kind: str) -> RepairOutput:
-        frames = [f if f is None or batched else f[0] for f in (clip.rgb, clip.disparity, clip.certainty)]
+        frames = [f if f is None or batched else f[0] for f in (clip.rgb, clip.disparity, clip.certainty, clip.gain)]
         if kind == "np":
             frames = [None if f is None else f.cpu().numpy() for f in frames]
-        return RepairOutput(rgb=frames[0], disparity=frames[1], certainty=frames[2])
+        return RepairOutput(rgb=frames[0], disparity=frames[1], certainty=frames[2], gain=frames[3])

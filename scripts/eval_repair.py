@@ -1,6 +1,6 @@
 """How much nearer to the truth do repairers bring renderings? A table and contact sheets over stored fits.
 
-    genfusion-train-stereo scenes --count 0 --captures data/llff_fern data/fox --output eval/scenes
+    genfusion-train-stereo scenes --count 0 --no-fitted --captures data/llff_fern data/fox --output eval/scenes
     genfusion-make-fits --scenes eval/scenes --fits 8 --output eval/fits
     scripts/eval_repair.py --fits eval/fits --methods classical lite-small --output runs/eval_repair
 

@@ -22,7 +22,7 @@ def pose(position: tuple[float, float, float], yaw: float = 0.0) -> Tensor:
     c, s = math.cos(yaw), math.sin(yaw)
     w2c = torch.eye(4)
     w2c[:3, :3] = torch.tensor([[c, 0, -s], [0, 1, 0], [s, 0, c]])
-    w2c[:3, 3] = -w2c[:3, :3] @ torch.tensor(position)
+    w2c[:3, 3] = -w2c[:3, :3] @ torch.tensor(position, dtype=torch.float32)
     return w2c
 
 

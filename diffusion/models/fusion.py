@@ -30,11 +30,18 @@ class Fused(NamedTuple):
     """[B, T, 1, H, W] inverse z-depth in 1 / world units, > 0."""
     scale: Tensor
     """[B, T, 1, H, W] expected absolute error of the colour (of a Laplace distribution), > 0."""
+    scale_before: Tensor
+    """[B, T, 1, H, W] the same of the rendering with its holes filled."""
 
     @property
     def certainty(self) -> Tensor:
         """[B, T, 1, H, W] in [0, 1]: the probability that the colour is off by less than `TOLERANCE`."""
         return 1 - torch.exp(-TOLERANCE / self.scale)
+
+    @property
+    def gain(self) -> Tensor:
+        """[B, T, 1, H, W] in [0, 1]: the share of the rendering's error that is expected to be gone."""
+        return (1 - self.scale / self.scale_before).clamp(0, 1)
 
 
 class FusionNetwork(ModelMixin, ConfigMixin):
@@ -124,8 +131,8 @@ class FusionNetwork(ModelMixin, ConfigMixin):
         return maps, clip.masked(worth[:, :, None])
 
     def _maps(self, clip: View, frames: int) -> tuple[Tensor, Tensor]:
-        """Residual, log error and log disparity [N, 5, H, W], and how much the rendering and each photo is worth,
-        [N, S + 1, 1, H, W], -inf where a photo shows nothing."""
+        """Residual, log error, log disparity and the rendering's log error [N, 6, H, W], and how much the rendering and
+        each photo is worth, [N, S + 1, 1, H, W], -inf where a photo shows nothing."""
         own = torch.cat([2 * clip.base - 1, 2 * clip.alpha - 1, clip.disparity.clamp(0, 4), clip.shown], 1)
         x = self.stem(F.pixel_unshuffle(own, 2))
         features = self._sources(clip.sources, clip.base)
@@ -169,8 +176,8 @@ class FusionNetwork(ModelMixin, ConfigMixin):
         # where nothing is known, what is usual in the clip
         mean = torch.where(total > 0, (known * inverses).sum(1) / total.clamp_min(1e-9), torch.ones_like(total))
         disparity = mean.clamp_min(1e-3) * torch.exp(maps[:, 4:5].clamp(-3, 3)) * unit
-        scale = torch.exp(maps[:, 3:4].clamp(-3, 4) - 3)
-        return Fused(*(x.unflatten(0, (batch, -1)) for x in (rgb, disparity, scale)))
+        scales = (torch.exp(maps[:, i : i + 1].clamp(-3, 4) - 3) for i in (3, 5))
+        return Fused(*(x.unflatten(0, (batch, -1)) for x in (rgb, disparity, *scales)))
 
 
 class View(NamedTuple):
@@ -203,8 +210,9 @@ class View(NamedTuple):
 
 HIDDEN = -30.0
 """A logit that is as good as -inf, and can be interpolated."""
-HEAD = 6
-"""Maps of the head: the rendering's worth, a residual of colour (3), and logarithms of the error and the disparity."""
+HEAD = 7
+"""Maps of the head: the rendering's worth, a residual of colour (3), and logarithms of the error, of the disparity, and
+of the rendering's error."""
 
 
 class Level(nn.Module):

@@ -65,12 +65,17 @@ def kept_warps(path: Path, snapshot: int, photos: int) -> tuple[Tensor, Tensor]:
     return warp_sources(fit.cameras, depth, sources, photos).half(), order
 
 
-def make_batch(paths: Sequence[Path], seed: int, step: int, size: int, window: Window, photos: int) -> FusionBatch:
-    """`size` clips of a window's size, of random fits."""
+def make_batch(
+    paths: Sequence[Path], capture_share: float, seed: int, step: int, size: int, window: Window, photos: int
+) -> FusionBatch:
+    """`size` clips of a window's size, of random fits; `capture_share` of them of captures, where there are any."""
+    captured = [path for path in paths if path.name.startswith("capture_")]
+    rendered = [path for path in paths if path not in captured]
     random = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**62)
     clips = []
     for _ in range(size):
-        path = drawn_fit(paths, window, random)
+        real = bool(torch.rand((), generator=random) < capture_share)
+        path = drawn_fit((captured if real else rendered) or paths, window, random)
         fit = kept_fit(path)
         snapshot = int(torch.randint(len(fit.render_rgb), (), generator=random))
         clips.append(photographed(fit_clip(path, snapshot, *cut(fit, window, random), photos, random), random))

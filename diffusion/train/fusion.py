@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffusion.errors import UserError
-from diffusion.models.fusion import Fused, FusionNetwork
+from diffusion.models.fusion import TOLERANCE, Fused, FusionNetwork
 from diffusion.train.checkpoint import TrainState, average_of
 from diffusion.train.fit_clips import FusionBatch, Window, fit_clip, kept_fit, make_batch
 from diffusion.train.steps import StepsConfig, train_steps
@@ -28,6 +28,10 @@ PHOTOS = 4
 class FusionConfig(StepsConfig):
     """Train the fusion network."""
 
+    start: Path | None = None
+    """Weights (a folder that `save_pretrained` wrote) to begin with; None = random ones."""
+    capture_share: float = 0.4
+    """Share of the clips that come from captures (files named capture_*)."""
     fits: Path = Path("fits")
     """Folder of training fits; files that appear while the run goes on are taken up."""
     val_fits: Path | None = None
@@ -62,7 +66,8 @@ def train(config: FusionConfig) -> FusionNetwork:
     """Run to the end, from the newest checkpoint in `config.output`; returns the network with averaged weights."""
     torch.manual_seed(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = FusionNetwork().to(device)
+    network = FusionNetwork() if config.start is None else FusionNetwork.from_pretrained(config.start)
+    network = network.float().to(device)
     lpips = Lpips().to(device) if config.perceptual_weight else None
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
     state = TrainState(network, optimizer, average_of(network))
@@ -73,7 +78,8 @@ def train(config: FusionConfig) -> FusionNetwork:
         if step % 100 == 0:
             files = find_fits(config.fits)
         windows = SMALL_WINDOWS if step < config.small_steps else WINDOWS
-        batch = make_batch(files, config.seed, step, config.batch, windows[step % len(windows)], PHOTOS).to(device)
+        window = windows[step % len(windows)]
+        batch = make_batch(files, config.capture_share, config.seed, step, config.batch, window, PHOTOS).to(device)
         fused = network(batch.rgb, batch.alpha, batch.disparity, batch.sources)
         return fusion_loss(fused, batch, config, lpips if step >= config.perceptual_from else None)
 
@@ -102,14 +108,18 @@ def fusion_loss(
     """Error of the colour (absolute, and LPIPS), of log disparity, and of what the network says about its own error."""
     off = (fused.rgb - batch.target).abs().mean(2, keepdim=True)
     colour = off.mean()
-    likelihood = (off.detach() / fused.scale + fused.scale.log()).mean()
+    off_before = (filled(batch) - batch.target).abs().mean(2, keepdim=True)
+    likelihood = sum(
+        (error.detach() / scale + scale.log()).mean()
+        for error, scale in ((off, fused.scale), (off_before, fused.scale_before))
+    )
     known = (batch.target_disparity > 0).to(off)
     ratio = (fused.disparity / batch.target_disparity.clamp_min(1e-6)).log().clamp(-3, 3).abs()
     disparity = (ratio * known).sum() / known.sum().clamp_min(1)
     loss = colour + config.disparity_weight * disparity + config.certainty_weight * likelihood
     logs = {
         "colour": float(colour.detach()),
-        "before": float((filled(batch) - batch.target).abs().mean()),
+        "before": float(off_before.mean()),
         "disparity": float(disparity.detach()),
         "likelihood": float(likelihood.detach()),
     }
@@ -150,7 +160,8 @@ def validation(network: FusionNetwork, files: Sequence[Path], frames: int = 8) -
                 "lpips_before": float(lpips(clip.rgb, clip.target)),
                 "lpips": float(lpips(rgb, clip.target)),
                 "certainty": float(certain.mean()),
-                "right": float((off < 0.06).float().mean()),
+                "right": float((off < TOLERANCE).float().mean()),
+                "gain": float(fused.gain.mean()),
             }
             clips += 1
             for name, value in found.items():

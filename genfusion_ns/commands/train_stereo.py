@@ -26,6 +26,8 @@ class Scenes:
     """Folder of the scenes."""
     captures: tuple[Path, ...] = ()
     """Undistorted captures in Nerfstudio's format with sparse/0; their photos also lend textures to the others."""
+    fitted: bool = True
+    """Fit all photos of a capture for their depth, which takes minutes; without it the depth is that of tracks."""
     first: int = 0
     """Seed of the first procedural scene."""
     count: int = 600
@@ -48,7 +50,7 @@ def write_scenes(config: Scenes) -> None:
     for capture in track(config.captures, "captures", console=console):
         path = config.output / f"capture_{capture.resolve().name}.safetensors"
         if not path.exists():
-            write_capture(path, capture)
+            write_capture(path, capture, fitted=config.fitted)
     photographs = capture_photographs(config.captures)
     seeds = range(config.first, config.first + config.count * config.stride, config.stride)
     for seed in track(seeds, "procedural scenes", console=console):

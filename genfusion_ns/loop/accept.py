@@ -1,24 +1,27 @@
-"""Where photos can be spared to judge rounds: what they say before a round and after its frames have taught.
+"""The gate on rounds: what photos and novel views look like before a round and after its frames have taught.
 
-Clips that contradict the photos that train never get that far (`confidence.contradiction`).
+Where photos can be spared they judge; else the training photos do, and the sharpness of novel views: PSNR alone is
+bought with fog. Clips that contradict the photos never get that far (`agreement.contradiction`).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from genfusion_ns.cameras import Camera
-from genfusion_ns.loop.captured import CapturedViews
+from genfusion_ns.loop.captured import CapturedViews, reduced_photo
 from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.keeper import SplatKeeper
+from genfusion_ns.loop.plan import evenly
 from genfusion_ns.loop.state import LoopState
-from genfusion_ns.losses import psnr
+from genfusion_ns.losses import psnr, ssim
 from genfusion_ns.raster.api import Render
 
 log = logging.getLogger(__name__)
@@ -27,6 +30,12 @@ Outcome = Literal["open", "accepted", "refused", "empty", "lowered", "rolled bac
 
 SIDE = 320
 """Evidence is measured on images at most this wide or high, in pixels."""
+PROBES = 8
+"""Photos that train, and novel views, that are looked at, each."""
+DULLER = 0.1
+"""Share of their sharpness that views may lose where no photo is shown better for it."""
+BETTER = 0.1
+"""PSNR that photos must gain, in dB, for views to be allowed to become duller."""
 FACTORS: dict[str, float] = {"accepted": 1.0, "lowered": 0.5, "rolled back": 0.0}
 """What an outcome leaves of the weights of a round's frames."""
 
@@ -43,16 +52,34 @@ def held_out(count: int, enough: int) -> list[int]:
     return [count // 2] if count < 2 * enough else [count // 3, (2 * count) // 3]
 
 
-def judge(before: float, after: float, tolerance: float) -> Outcome:
-    """What becomes of a round, from the evidence before it and after its frames have taught, in dB.
+@dataclass(frozen=True)
+class Evidence:
+    """What renders look like at photos and at novel views."""
 
-    A loss of up to `tolerance` is accepted; up to twice as much costs the frames half of their weight; a larger one
-    rolls the round back.
+    psnr: float
+    """At the photos, in dB."""
+    ssim: float
+    """At the photos."""
+    sharpness: float
+    """Mean gradient of the renders at the photos, over that of the photos."""
+    novel: float
+    """Mean gradient of the renders at novel views of the round; 0 = there are none."""
+
+
+def judge(before: Evidence, after: Evidence, tolerance: float, held: bool) -> Outcome:
+    """What becomes of a round.
+
+    One that makes views duller without any photo being shown better is rolled back. At photos that do not train
+    (`held`), a loss of PSNR of up to `tolerance` dB is accepted; up to twice as much costs the frames half of their
+    weight; a larger one rolls the round back.
     """
-    loss = before - after
-    if loss <= tolerance:
+    gain = after.psnr - before.psnr
+    duller = after.novel < (1 - DULLER) * before.novel or (held and after.sharpness < (1 - DULLER) * before.sharpness)
+    if duller and gain < BETTER:
+        return "rolled back"
+    if not held or -gain <= tolerance:
         return "accepted"
-    return "lowered" if loss <= 2.0 * tolerance else "rolled back"
+    return "lowered" if -gain <= 2.0 * tolerance else "rolled back"
 
 
 def trust(outcomes: Sequence[str]) -> float:
@@ -67,47 +94,54 @@ def trust(outcomes: Sequence[str]) -> float:
 
 def judge_last_round(
     render: Callable[[Camera], Render],
-    held: CapturedViews,
+    photos: CapturedViews,
+    held: bool,
     state: LoopState,
     config: LoopConfig,
     splats: SplatKeeper | None = None,
-) -> float:
-    """Settle the last round of `state`, if it is still open, by the held-out photos, and return the renders' mean PSNR
-    there for the splats as they are then.
+) -> None:
+    """Settle the last round of `state`, if it is still open, by the renders as they are now.
 
     Rounds do it for the one before; for the last one it has to be called when the loop ends.
+
+    Args:
+        photos: that do not train (`held`), or that do.
     """
-    now = at_views(render, held)
     last = state.reports[-1] if state.reports else None
-    if last is None or last.outcome != "open":
-        return now
-    before = now if last.before is None or not last.admitted else last.before
-    outcome = judge(before, now, config.tolerance)
-    state.settle(outcome, now, FACTORS[outcome])
+    if last is None or last.outcome != "open" or last.before is None:
+        return
+    before = Evidence(**last.before)
+    after = gather(render, photos, state.pool.of_round(last.round))
+    outcome = judge(before, after, config.tolerance, held)
+    state.settle(outcome, asdict(after), FACTORS[outcome])
     if outcome == "accepted":
-        return now
+        return
     log.warning(
-        "round %d of step %d is %s: held-out photos fell from %.2f to %.2f dB (tolerance %.2f).",
-        *(last.round + 1, last.step, outcome, before, now, config.tolerance),
+        "round %d of step %d is %s: photos %.2f to %.2f dB, sharpness of photos %.2f to %.2f, of novel views %.4f to "
+        "%.4f.",
+        *(last.round + 1, last.step, outcome, before.psnr, after.psnr, before.sharpness, after.sharpness),
+        *(before.novel, after.novel),
     )
     if outcome == "rolled back" and splats is not None:
         splats.restore()
-        return before
-    return now
 
 
 @torch.no_grad()
-def at_views(render: Callable[[Camera], Render], views: CapturedViews) -> float:
-    """Mean PSNR of renders at photos, in dB, on images of at most SIDE pixels."""
-    found = []
-    for i, camera in enumerate(views.cameras):
-        small = camera.limited(SIDE)
-        photo = _shrunk(views.image(i), small.height, small.width)
+def gather(render: Callable[[Camera], Render], photos: CapturedViews, novel: Sequence[Camera]) -> Evidence:
+    """What renders of at most SIDE pixels look like at PROBES of the photos and of the novel views."""
+    rows = []
+    for i in evenly(len(photos.cameras), PROBES):
+        small = photos.cameras[i].limited(SIDE)
         shown = render(small).color.clamp(0, 1)
-        found.append(float(psnr(shown, photo.to(shown)).clamp_max(60.0)))
-    return sum(found) / len(found)
+        photo = reduced_photo(photos.image(i), small.height, small.width).to(shown)
+        sharp = gradient(shown) / max(gradient(photo), 1e-9)
+        rows.append((float(psnr(shown, photo).clamp_max(60.0)), float(ssim(shown, photo)), sharp))
+    means = [fmean(column) for column in zip(*rows, strict=True)]
+    device = photos.cameras[0].w2c.device
+    chosen = [novel[i].limited(SIDE).to(device) for i in evenly(len(novel), PROBES)]
+    return Evidence(*means, fmean([gradient(render(camera).color.clamp(0, 1)) for camera in chosen] or [0.0]))
 
 
-def _shrunk(photo: Tensor, height: int, width: int) -> Tensor:
-    """[H, W, 3] -> [height, width, 3], by areas."""
-    return F.interpolate(photo.permute(2, 0, 1)[None], (height, width), mode="area")[0].permute(1, 2, 0)
+def gradient(image: Tensor) -> float:
+    """Mean absolute difference of neighbouring pixels of an image [H, W, 3]."""
+    return float(image.diff(dim=0).abs().mean() + image.diff(dim=1).abs().mean()) / 2

@@ -101,8 +101,10 @@ class DiffusionRepairer:
             raise UserError(f"repairer 'diffusion': {error}") from error
         rgb = torch.as_tensor(output.rgb).to(clip.rgb)
         if output.certainty is not None:
-            disparity, certainty = (torch.as_tensor(x).to(clip.depth) for x in (output.disparity, output.certainty))
-            return RepairedClip(rgb, disparity, certainty, metric=True)
+            maps = (output.disparity, output.certainty, output.gain)
+            disparity, certainty, gain = (torch.as_tensor(values).to(clip.depth) for values in maps)
+            # what is no better than the render can only hold the splats back
+            return RepairedClip(rgb, disparity, certainty * gain, metric=True)
         if output.disparity is None:
             disparity = torch.zeros_like(clip.depth)
         else:

@@ -222,6 +222,10 @@ class GeneratedViews:
         self.frames = [frame for frame in self.frames if frame.id not in leaving]
         return Admission(len(entering), refused, len(replaced), surplus)
 
+    def of_round(self, round: int) -> list[Camera]:
+        """The views of a round's frames that are still here."""
+        return [frame.camera for frame in self.frames if frame.provenance.round == round]
+
     def reweigh(self, round: int, factor: float) -> int:
         """Multiply the weights of a round's frames; those whose weight becomes 0 leave. Returns how many left."""
         before = len(self.frames)

@@ -13,12 +13,15 @@ _COLOURS = {"accepted": "green", "lowered": "yellow", "empty": "yellow", "open":
 _LEGEND = """\
 clips: rendered / refused, since they contradict the photos. views: new + replacing older ones / left out (too little
 weight, or an older one agrees better). splats: added where surfaces were missing. cover: mean opacity of the renders.
-agree: of the repaired views with the photos, 1 = fully; unjudged where photos show next to nothing of them."""
-_JUDGED = "held out: PSNR of the photos that judge rounds, in dB, before a round and after it has taught."
+agree: of the repaired views with the photos, 1 = fully."""
+_JUDGED = (
+    "dB, sharp: PSNR at photos (those that do not train, where any are spared) and gradient of novel views, in %, "
+    "before a round and after it has taught."
+)
 
 
 def round_table(reports: Sequence[RoundReport]) -> Table:
-    """One row per round, with a legend below; the column of held-out photos is there if they judged any round."""
+    """One row per round, with a legend below; those of the gate are there if it judged any round."""
     judged = any(report.before is not None for report in reports)
     legend = " ".join(_LEGEND.split("\n")) + (f" {_JUDGED}" if judged else "")
     table = Table(
@@ -30,7 +33,17 @@ def round_table(reports: Sequence[RoundReport]) -> Table:
         padding=0,
         show_edge=False,
     )
-    for name in ("round", "step", "clips", "views", "splats", "cover", "agree", *(["held out"] if judged else []), "s"):
+    for name in (
+        "round",
+        "step",
+        "clips",
+        "views",
+        "splats",
+        "cover",
+        "agree",
+        *(["dB", "sharp"] if judged else []),
+        "s",
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("outcome", no_wrap=True)
     for report in reports:
@@ -42,9 +55,9 @@ def round_table(reports: Sequence[RoundReport]) -> Table:
             f"+{report.added}",
             f"{report.coverage:.2f}",
             f"{report.agreement:.2f}",
-            *([f"{_decibels(report.before)}>{_decibels(report.after)}"] if judged else []),
+            *([_change(report, "psnr", 1, 1), _change(report, "novel", 100, 1)] if judged else []),
             f"{report.seconds:.0f}",
-            f"[{_COLOURS.get(report.outcome, 'red')}]{_verdict(report)}",
+            f"[{_COLOURS.get(report.outcome, 'red')}]{report.outcome}",
         )
     return table
 
@@ -61,9 +74,5 @@ def round_line(report: RoundReport, repairer: str) -> str:
     )
 
 
-def _verdict(report: RoundReport) -> str:
-    return "unjudged" if report.evidence == "none" and report.outcome == "accepted" else report.outcome
-
-
-def _decibels(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _change(report: RoundReport, name: str, factor: float, digits: int) -> str:
+    return ">".join("-" if x is None else f"{factor * x[name]:.{digits}f}" for x in (report.before, report.after))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from genfusion_ns.cameras import Camera
 from genfusion_ns.geometry import nearest_view
 from genfusion_ns.interrupts import INTERRUPTS
-from genfusion_ns.loop.accept import judge_last_round, trust
+from genfusion_ns.loop.accept import gather, judge_last_round, trust
 from genfusion_ns.loop.captured import CapturedViews, SeenViews
 from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.expand import Points, expand, missing_points
@@ -48,7 +48,7 @@ def run_round(
     held: CapturedViews | None = None,
     watch: Callable[[RGBDClip, Sequence[RefinedFrame]], None] | None = None,
 ) -> RoundReport:
-    """Run one round after step k and note it in `state`; with held-out photos, judge the round before first.
+    """Run one round after step k and note it in `state`; judge the round before first.
 
     Clips that contradict the photos are refused before they can teach.
 
@@ -56,15 +56,16 @@ def run_round(
         render: draws the splats over black; it is called without gradients.
         console: where the progress goes; None shows none.
         splats: who takes new splats, and goes back to the old ones where a round was bad; None: neither happens.
-        held: photos that do not train, to judge rounds by.
+        held: photos that do not train, to judge rounds by; without any, those that train do.
         watch: shown each clip's renders and what became of them.
     """
     began = time.monotonic()
-    before = None
-    if held is not None and len(held.cameras):
-        before = judge_last_round(render, held, state, config, splats)
-        if splats is not None:
-            splats.keep()
+    spared = held is not None and len(held.cameras) > 0
+    judging = held if spared else captured
+    assert judging is not None
+    judge_last_round(render, judging, spared, state, config, splats)
+    if splats is not None:
+        splats.keep()
     work = _Round(
         render, captured, SeenViews(render, captured, config.max_side), config, repairer, k, seed, state.round, watch
     )
@@ -80,11 +81,14 @@ def run_round(
     standing = trust([report.outcome for report in state.reports])
     weighed = [replace(frame, weight=frame.weight * standing) for frame in frames]
     admission = state.admit(weighed, work.seen.unit)
+    before = None
+    if admission.entered:
+        before = asdict(gather(render, judging, state.pool.of_round(state.round)))
     added = 0
     if splats is not None and admission.entered:  # no frame would teach what else is added
         with torch.no_grad():
             added = expand(work.points, work.seen.unit, config.expand, splats, seed_of(seed, "expand", state.round))
-    outcome = _outcome(len(clips), work.refused, admission.entered, judged=before is not None)
+    outcome = "open" if admission.entered else "refused" if clips and work.refused == len(clips) else "empty"
     report = RoundReport(
         round=state.round,
         step=k,
@@ -219,15 +223,6 @@ def check_repaired(rendered: RGBDClip, repaired: RepairedClip, name: str) -> Non
     expected = [list(values.shape) for values in (rendered.rgb, rendered.depth, rendered.alpha)]
     if found != expected:
         raise ValueError(f"repairer '{name}' gave rgb, disparity, confidence of shapes {found}; expected {expected}.")
-
-
-def _outcome(clips: int, refused: int, entered: int, judged: bool) -> str:
-    """What is known of a round at once: of its clips so many were refused, of its frames so many entered the pool."""
-    if clips and refused == clips:
-        return "refused"
-    if not entered:
-        return "empty"
-    return "open" if judged else "accepted"
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -41,23 +41,16 @@ class RoundReport:
     added: int = 0
     """Splats that were added where the repaired frames show surfaces that were missing."""
     clips_refused: int = 0
-    """Clips that contradicted the photos too much for any of their frames to enter (`confidence.contradiction`)."""
+    """Clips that contradicted the photos too much for any of their frames to enter (`agreement.contradiction`)."""
     clips_unjudged: int = 0
     """Clips of which photos show next to nothing, so that they were taken on trust, at half weight."""
-    before: float | None = None
-    """Mean PSNR at the held-out photos when the round began, in dB; None where no photo is held out."""
-    after: float | None = None
+    before: dict[str, float] | None = None
+    """`accept.Evidence` when the round ended; None where there is nothing to judge."""
+    after: dict[str, float] | None = None
     """The same after its frames have taught, when the next round begins or the loop ends; None until then."""
     outcome: str = "open"
     """'accepted', 'refused' (all of its clips), 'empty' (no frame entered), 'lowered' (its frames lost weight) or
-    'rolled back'; 'open' while held-out photos have not judged yet."""
-
-    @property
-    def evidence(self) -> str:
-        """What the outcome rests on."""
-        if self.before is not None and self.outcome not in ("refused", "empty"):
-            return "held-out photos"
-        return "photos warped into the views" if self.clips > self.clips_unjudged else "none"
+    'rolled back'; 'open' while it is not judged yet."""
 
 
 @dataclass
@@ -86,7 +79,7 @@ class LoopState:
         self.retired = [frame for frame in before if frame.id in left]
         return admission
 
-    def settle(self, outcome: str, after: float, factor: float) -> None:
+    def settle(self, outcome: str, after: dict[str, float], factor: float) -> None:
         """Note what became of the last round, and multiply its frames' weights by `factor`; 0 also brings back what it
         had pushed out."""
         last = self.reports[-1]

@@ -328,12 +328,12 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         return sum(1 + (self._loop.generated_weight(step) > 0) for step in range(k, self.run_length))
 
     def end_loop_if_due(self, model: GenFusionModel, folder: Path, step: int) -> None:
-        """When generated views have taught for the last time, held-out photos judge the last round too."""
+        """When generated views have taught for the last time, the last round is judged too."""
         if step + 1 == self._loop.until and self.loop_state.reports:
-            _, judging = self._captured_views(model)
-            if not judging.cameras:
-                return
-            judge_last_round(model.render, judging, self.loop_state, self._loop, model.trained_splats())
+            training, judging = self._captured_views(model)
+            spared = len(judging.cameras) > 0
+            photos = judging if spared else training
+            judge_last_round(model.render, photos, spared, self.loop_state, self._loop, model.trained_splats())
             with write_errors(folder.parent, DISK_ADVICE):
                 self.loop_state.pool.save(folder)
             self.rounds.update(self.loop_state, self._loop, step + 1, self.run_length)

@@ -35,7 +35,7 @@ def log_round(report: RoundReport, sheet: Tensor | None, step: int, run_folder: 
         "change": report.change,
     }
     if report.before is not None:
-        scalars["held-out photos before (dB)"] = report.before
+        scalars |= {f"before: {name}": value for name, value in report.before.items()}
     writer.put_dict(name="Rounds", scalar_dict=scalars, step=step)
     if sheet is None:
         return

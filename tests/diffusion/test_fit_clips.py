@@ -70,7 +70,7 @@ def test_a_clip_is_what_its_fit_says(paths):
     assert float(off.quantile(0.9)) < 0.03
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 12), st.integers(0, 10**6))
 def test_a_cut_lies_within_its_fit(frames, count, seed):
     fit = toy_fit(frames=count)

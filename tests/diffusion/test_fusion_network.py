@@ -59,7 +59,7 @@ def test_one_more_photo_that_shows_nothing_changes_nothing(network, size):
     assert_same(run(network, rgb, alpha, disparity, none), run(network, rgb, alpha, disparity, some))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.floats(-2.5, 2.5), st.integers(0, 99))
 def test_the_unit_of_the_world_changes_nothing_but_the_unit_of_disparity(power, seed):
     factor = 10.0**power

@@ -70,7 +70,7 @@ def test_outside_of_the_photo_nothing_is_shown():
     assert warped(photo(pose((0.0, 0.0, 0.0), yaw=math.pi))).abs().max() == 0
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.floats(-0.4, 0.4), st.floats(-0.4, 0.4), st.floats(-0.5, 0.5), st.floats(-0.3, 0.3))
 def test_a_photo_warped_into_its_own_view_is_itself(x, y, z, yaw):
     w2c = pose((x, y, z), yaw)
@@ -78,14 +78,14 @@ def test_a_photo_warped_into_its_own_view_is_itself(x, y, z, yaw):
     found = warped(source, w2c)
     assert found[3].min() == 1
     torch.testing.assert_close(found[5], torch.full((HEIGHT, WIDTH), 0.7))
-    # pixels are drawn onto the four around a place, so that rounding may bring a neighbour's nearer depth
-    same = found[4].abs() < 1e-4
-    assert float(same.float().mean()) > 0.9
-    assert float((found[:3].permute(1, 2, 0) - source.rgb).abs().amax(-1)[same].max()) < 1e-2
-    assert float(found[6][same].min()) > 0.99
+    # whatever the depth: between cameras at one place it has no effect
+    torch.testing.assert_close(found[:3].permute(1, 2, 0), source.rgb, atol=1e-3, rtol=0)
+    assert float(found[6].min()) > 0.99
+    # each pixel is drawn onto the four around its place, of which a nearer one wins
+    assert found[4].max() < 1e-4 and float((found[4] > -0.02).float().mean()) > 0.85
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.floats(0.0, 0.7), st.floats(0.01, 0.3))
 def test_closeness_falls_with_the_angle_between_the_rays(angle, more):
     """Cameras on a circle around the middle of the plate, at the height of the view's own."""

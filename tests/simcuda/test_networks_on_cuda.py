@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,8 +15,6 @@ from diffusion.pipeline import RGBDVideoRepairPipeline
 from diffusion.train import fusion
 from diffusion.train.fit_clips import Window
 from diffusion.train.fusion import FusionConfig
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "diffusion"))
 
 
 def test_the_fusion_network_trains_on_the_device_and_what_it_writes_loads_anywhere(cuda, tmp_path, monkeypatch):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,7 +15,6 @@ from torch import Tensor
 from genfusion_ns.cameras import Camera
 from genfusion_ns.data.colmap import ColmapModel, read_model
 from genfusion_ns.densify_sparse import SparsityAwareDensifier
-from genfusion_ns.errors import UserError
 from genfusion_ns.geometry import nearest_views
 from genfusion_ns.raster import choose_rasterizer
 from genfusion_ns.stereo.fusion import AGREE, support
@@ -29,29 +30,44 @@ SUPPORT = 2.0
 """Views that must agree with a fitted depth."""
 
 
-def write_capture(path: Path, folder: Path, longest: int = 288) -> None:
-    """Write the photos of an undistorted capture with a COLMAP model at sparse/0, reduced to `longest` pixels.
+def write_capture(path: Path, folder: Path, longest: int = 288, fitted: bool = True) -> None:
+    """Write the photos of a capture with a COLMAP model at sparse/0, undistorted and reduced to `longest` pixels; with
+    `fitted` their depth is that of a fit where views agree, which takes minutes, else that of tracks alone.
 
     Raises:
-        UserError: the capture cannot be read, or has a lens distortion.
+        UserError: the capture cannot be read.
     """
     meta = read_transforms(folder)
     listed = sorted(meta["frames"], key=lambda frame: Path(frame["file_path"]).name)
-    if any(bend(meta, frame).any() for frame in listed):
-        raise UserError(f"{folder} has a lens distortion; undistort it with genfusion-prepare first.")
     model = read_model(folder / "sparse/0")
-    full = [frame_camera(folder, meta, frame).limited(longest) for frame in listed]
+    photos, full = [], []
+    for frame in listed:
+        photo, camera = straightened(folder / frame["file_path"], frame_camera(folder, meta, frame), bend(meta, frame))
+        small = camera.limited(longest)
+        photo = photo.resize((small.width, small.height), Image.Resampling.BOX)
+        photos.append(torch.from_numpy(np.asarray(photo).copy()).float() / 255)
+        full.append(small)
     cameras, scale = within_unit(full)
-    photos = []
-    for frame, camera in zip(listed, cameras, strict=True):
-        with Image.open(folder / frame["file_path"]) as image:
-            small = image.convert("RGB").resize((camera.width, camera.height), Image.Resampling.BOX)
-        photos.append(torch.from_numpy(np.asarray(small).copy()).float() / 255)
     names = [Path(frame["file_path"]).name for frame in listed]
     tracked = [track_depth(model, name, camera) * scale for name, camera in zip(names, full, strict=True)]
-    fitted = fitted_depths(photos, [camera.to("cpu", torch.float32) for camera in cameras], tracked)
-    depth = np.stack([np.where(sparse > 0, sparse, dense) for sparse, dense in zip(tracked, fitted, strict=True)])
+    depth = np.stack(tracked)
+    if fitted:
+        small = [camera.to("cpu", torch.float32) for camera in cameras]
+        depth = np.where(depth > 0, depth, fitted_depths(photos, small, tracked))
     write_views(path, np.stack([(255 * photo).round().byte().numpy() for photo in photos]), depth, cameras)
+
+
+def straightened(path: Path, camera: Camera, distortion: NDArray[np.float64]) -> tuple[Image.Image, Camera]:
+    """A photo without lens distortion (OpenCV's five numbers), cut to the largest rectangle that it then fills."""
+    with Image.open(path) as image:
+        photo = image.convert("RGB")
+    if not distortion.any():
+        return photo, camera
+    K, whole = camera.K.numpy(), (camera.width, camera.height)
+    straight, (x, y, w, h) = cv2.getOptimalNewCameraMatrix(K, distortion, whole, 0)
+    pixels = cv2.undistort(np.asarray(photo), K, distortion, None, straight)
+    cut = Image.fromarray(pixels).crop((x, y, x + w, y + h))
+    return cut, replace(camera, K=torch.from_numpy(straight)).window(x, y, w, h)
 
 
 def track_depth(model: ColmapModel, name: str, camera: Camera) -> NDArray[np.float64]:
