@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from toy_fits import toy_fit, write_toys
 
 from diffusion.errors import UserError
+from diffusion.train import fit_clips
 from diffusion.train.fit_clips import FusionBatch, Window, cut, exposed, fit_clip, kept_fit, make_batch, photographed
 
 WINDOW = Window(3, 16, 24)
@@ -30,16 +31,16 @@ def same(one: FusionBatch, other: FusionBatch) -> bool:
 
 
 def test_a_step_has_one_batch_and_another_step_or_seed_another(paths):
-    first = make_batch(paths, 5, 7, 2, WINDOW, 4)
-    others = [make_batch(paths, *numbers, 2, WINDOW, 4) for numbers in ((5, 8), (6, 7))]
+    first = make_batch(paths, 0.4, 5, 7, 2, WINDOW, 4)
+    others = [make_batch(paths, 0.4, *numbers, 2, WINDOW, 4) for numbers in ((5, 8), (6, 7))]
     kept_fit.cache_clear()
-    assert same(first, make_batch(paths, 5, 7, 2, WINDOW, 4))
+    assert same(first, make_batch(paths, 0.4, 5, 7, 2, WINDOW, 4))
     assert not any(same(first, other) for other in others)
 
 
 def test_shapes_and_ranges(paths):
     for step in range(8):
-        batch = make_batch(paths, 0, step, 2, WINDOW, 4)
+        batch = make_batch(paths, 0.4, 0, step, 2, WINDOW, 4)
         for name, channels in {"rgb": 3, "alpha": 1, "disparity": 1, "target": 3, "target_disparity": 1}.items():
             assert getattr(batch, name).shape == (2, 3, channels, 16, 24), name
         assert batch.sources.shape == (2, 3, 4, 8, 16, 24)
@@ -91,8 +92,25 @@ def test_cuts_reach_everything():
 def test_fits_that_are_too_small_are_passed_over_or_told(paths, tmp_path):
     small = write_toys(tmp_path, 1, width=16, height=16)
     with pytest.raises(UserError, match="no fit of 1 has 24 x 16 pixels"):
-        make_batch(small, 0, 0, 1, WINDOW, 2)
-    assert make_batch([*small, paths[0]], 0, 0, 4, WINDOW, 2).rgb.shape[0] == 4
+        make_batch(small, 0.4, 0, 0, 1, WINDOW, 2)
+    assert make_batch([*small, paths[0]], 0.4, 0, 0, 4, WINDOW, 2).rgb.shape[0] == 4
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_so_many_clips_are_of_captures(paths, tmp_path, share):
+    (capture,) = write_toys(tmp_path, 1)
+    capture = capture.rename(tmp_path / "capture_fern_fit000.safetensors")
+    drawn = []
+    picked = lambda some, window, random: drawn.append(list(some)) or some[0]  # noqa: E731
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit_clips, "drawn_fit", picked)
+        for step in range(12):
+            make_batch([paths[0], capture], share, 0, step, 4, WINDOW, 2)
+        assert all(some in ([capture], [paths[0]]) for some in drawn)
+        assert sum(some == [capture] for some in drawn) / len(drawn) == pytest.approx(share, abs=0.2)
+        drawn.clear()
+        make_batch(paths, share, 0, 0, 2, WINDOW, 2)  # without any, all are of the others
+        assert drawn == [paths, paths]
 
 
 def test_photos_are_missing_at_times_and_exposed_alike_in_all_frames():

@@ -120,19 +120,27 @@ def test_with_nothing_rendered_and_nothing_shown_all_is_finite(network, size):
         assert found.disparity.min() > 0 and found.scale.min() > 0
 
 
+@settings(max_examples=20, deadline=None)
 @given(st.floats(1e-4, 1e4))
 def test_certainty_is_the_probability_of_a_small_error(scale):
     """Of a Laplace distribution, whose mean absolute value is its scale."""
-    fused = Fused(torch.zeros(1), torch.ones(1), torch.tensor([scale]))
+    fused = Fused(torch.zeros(1), torch.ones(1), torch.tensor([scale]), torch.ones(1))
     law = torch.distributions.Laplace(torch.zeros(1, dtype=torch.float64), torch.tensor([scale], dtype=torch.float64))
     expected = law.cdf(torch.tensor(TOLERANCE)) - law.cdf(torch.tensor(-TOLERANCE))
     assert 0 <= float(fused.certainty) <= 1
     assert float(fused.certainty) == pytest.approx(float(expected), abs=1e-5)
 
 
-def test_certainty_of_a_clip_lies_between_0_and_1(network):
-    certainty = run(network, *clip()).certainty
-    assert 0 <= certainty.min() < certainty.max() <= 1
+def test_gain_is_the_share_of_the_error_that_goes():
+    scale, before = torch.tensor([0.1, 0.05, 0.2, 1e-3]), torch.tensor([0.1, 0.2, 0.1, 1.0])
+    fused = Fused(torch.zeros(4), torch.ones(4), scale, before)
+    torch.testing.assert_close(fused.gain, torch.tensor([0.0, 0.75, 0.0, 0.999]))
+
+
+def test_certainty_and_gain_of_a_clip_lie_between_0_and_1(network):
+    found = run(network, *clip())
+    for values in (found.certainty, found.gain):
+        assert values.min() >= 0 and values.max() <= 1 and values.std() > 0
 
 
 def test_clips_of_a_batch_do_not_know_of_each_other(network):
@@ -154,5 +162,6 @@ def test_frames_of_a_clip_do(network):
 def test_every_weight_learns(network):
     network = tiny_pipeline(FUSION).fusion
     found = network(*clip())
-    (found.rgb.square().mean() + found.scale.log().mean() + found.disparity.log().mean()).backward()
+    errors = found.scale.log().mean() + found.scale_before.log().mean()
+    (found.rgb.square().mean() + errors + found.disparity.log().mean()).backward()
     assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
