@@ -39,7 +39,7 @@ def test_from_scenes_to_scores(
 
     import eval_repair
 
-    monkeypatch.setattr(eval_repair, "Perceptual", lambda: None)
+    monkeypatch.setattr(eval_repair, "Perceptual", lambda *_: None)
     scores = tmp_path / "scores"
     eval_repair.main(eval_repair.Options(fits=(fits,), methods=("classical", str(weights)), output=scores, threads=1))
     found = json.loads((scores / "scores.json").read_text())

@@ -90,7 +90,7 @@ def test_a_strip_that_photos_show_says_as_much_as_a_whole_frame():
     strip = torch.zeros(72, 96, 1)
     strip[30:33] = 1
     narrow = photos * strip[..., 0]
-    contradicted, shown = agreement.contradiction(render.color + 0.06 * strip, render.color, narrow)
+    contradicted, shown = agreement.contradiction(render.color + 0.09 * strip, render.color, narrow)
     assert contradicted > 0.9 * shown > 0
     assert agreement.contradiction(render.color, render.color, 0 * photos) == (0, 0)
 

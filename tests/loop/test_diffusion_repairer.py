@@ -69,7 +69,7 @@ def test_a_model_that_invents_is_believed_everywhere_and_its_disparity_has_no_un
     assert repaired.confidence.min() == 1 and not repaired.metric
 
 
-def test_a_fusion_network_is_believed_as_far_as_it_is_sure_and_knows_the_unit(around, fusing):
+def test_a_fusion_network_is_believed_where_it_is_sure_and_better_and_knows_the_unit(around, fusing):
     clip = seen_clip(around)
     told: list[str] = []
     # a preset's guidance has no meaning where nothing is sampled
@@ -78,7 +78,7 @@ def test_a_fusion_network_is_believed_as_far_as_it_is_sure_and_knows_the_unit(ar
     pipeline = tiny_pipeline(FUSION)
     expected = pipeline(clip.rgb, clip.depth, clip.alpha, torch.zeros(8, 8, 3), clip.warped)
     assert torch.equal(repaired.rgb, expected.rgb) and torch.equal(repaired.disparity, expected.disparity)
-    assert torch.equal(repaired.confidence, expected.certainty)
+    assert torch.equal(repaired.confidence, expected.certainty * expected.gain)
     assert repaired.metric and "guidance off" in told[0]
     without = repairer.repair(replace(clip, warped=None), torch.zeros(8, 8, 3))
     assert not torch.equal(without.rgb, repaired.rgb)

@@ -85,7 +85,7 @@ def test_another_depth_is_another_surface():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"aligned": False},
+        {"metric": False},
         {"agreement": 0.2},
         {"confidence": torch.full((72, 96, 1), 0.2)},
         {"disparity": torch.zeros(72, 96, 1)},
