@@ -2,36 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 SURE = 1e-8
 """Weights are divided by at least this."""
-
-
-def fill_clip(frames: Tensor, opacity: Tensor) -> Tensor:
-    """Put a smooth guess behind everything that is not opaque.
-
-    Args:
-        frames: [B, 4 (or 3), T, H, W] in [-1, 1]: colours composited over black, and disparity, -1 where there is none.
-        opacity: [B, 1, T, H, W] in [0, 1].
-
-    Returns:
-        Like `frames`: colour + (1 - opacity) * guess; disparity mixed with its guess by opacity where there is any.
-        A frame without any opacity stays as it is.
-    """
-    batch = len(frames)
-    flat, weight = (clip.transpose(1, 2).flatten(0, 1) for clip in (frames, opacity))
-    unit = (flat + 1) / 2
-    # a rendering over black is opacity * colour already, hence its own numerator
-    filled = unit[:, :3] + (1 - weight) * pull_push(unit[:, :3], weight)
-    if flat.shape[1] > 3:
-        disparity = unit[:, 3:]
-        known = weight * (disparity > 0)
-        guess = pull_push(disparity * known, known)
-        filled = torch.cat([filled, known * disparity + (1 - known) * guess], dim=1)
-    return (2 * filled.clamp(0, 1) - 1).unflatten(0, (batch, -1)).transpose(1, 2)
 
 
 def pull_push(weighted: Tensor, weight: Tensor) -> Tensor:

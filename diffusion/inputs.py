@@ -35,9 +35,16 @@ class RepairInputs:
 
 
 def check_inputs(
-    rgb: Any, depth: Any, alpha: Any, references: Any, device: torch.device, warped: Any = None
+    rgb: Any,
+    depth: Any,
+    alpha: Any,
+    references: Any,
+    device: torch.device,
+    warped: Any = None,
+    needed: bool = True,
 ) -> RepairInputs:
-    """Arguments of `RGBDVideoRepairPipeline.__call__` -> checked tensors on `device`.
+    """Arguments of `RGBDVideoRepairPipeline.__call__` -> checked tensors on `device`; `needed`: without references
+    nothing can be made.
 
     Raises:
         UserError: for wrong shapes, values out of range or not finite, and clips with unequal numbers of references.
@@ -66,7 +73,7 @@ def check_inputs(
         _check_depth(maps[0])
     if maps[1] is not None:
         _check_range(maps[1], "alpha")
-    photos = _references(references, len(frames), batched, device)
+    photos = _references(references, len(frames), batched, device, needed)
     return RepairInputs(frames, maps[0], maps[1], photos, _warped(warped, frames, batched, device), batched)
 
 
@@ -121,9 +128,11 @@ def _normalised_disparity(depth: Tensor, rule: str | tuple[float, float]) -> Ten
     return given_range_disparity(depth, *rule).values
 
 
-def _references(value: Any, batch: int, batched: bool, device: torch.device) -> list[list[Tensor]]:
+def _references(value: Any, batch: int, batched: bool, device: torch.device, needed: bool) -> list[list[Tensor]]:
     """Photos of each clip. One clip: [h,w,3], [n,h,w,3] or a list of [h,w,3]; a batch: a sequence of those."""
     if value is None:
+        if not needed:
+            return [[] for _ in range(batch)]
         raise UserError("no reference was given; expected at least one photo [h,w,3] of the scene")
     clips = list(value) if batched else [value]
     if len(clips) != batch:

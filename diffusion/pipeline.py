@@ -159,12 +159,14 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
 
     @property
     def vae_factor(self) -> int:
-        """Pixels per latent position, along each side."""
-        return spatial_factor(self.vae)
+        """Pixels per latent position, along each side; 1 without an autoencoder."""
+        return spatial_factor(self.vae) if self.vae is not None else 1
 
     @property
     def takes_opacity(self) -> bool:
         """Whether the UNet has an input channel for the renderings' opacity."""
+        if self.unet is None:
+            return False
         latent = self.vae.config["latent_channels"]
         return self.unet.config["in_channels"] == 2 * latent + 1
 
@@ -253,7 +255,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         )
         train_timesteps = len(self.scheduler) if self.scheduler is not None else 1000
         check_numbers(steps, train_timesteps, strength, eta, vae_chunk, min_frames, output_type)
-        inputs = check_inputs(rgb, depth, alpha, references, self._execution_device, warped)
+        inputs = check_inputs(rgb, depth, alpha, references, self._execution_device, warped, self.unet is not None)
         fused = None if self.fusion is None else fuse_clip(self.fusion, inputs)
         if self.unet is None:
             if fused is None or output_type == "latent":

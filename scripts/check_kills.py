@@ -81,7 +81,7 @@ def config_of(args: Check, scene: Path, name: str) -> GenFusionTrainerConfig:
     data.max_seed_points, data.initial_points = 400, "all"
     every = args.steps // (args.rounds + 1)
     data.loop = replace(data.loop, repairer=args.repairer, start=every, every=every, until=args.steps - every // 2)
-    data.loop = replace(data.loop, frames=4, clip_length=4, max_side=max(args.size), expand=100, skip_covered=2.0)
+    data.loop = replace(data.loop, frames=4, clip_length=4, max_side=max(args.size), expand=100)
     model.sh_degree_interval, model.normal_start, model.distortion_lambda = args.steps // 4, args.steps // 2, 1e-2
     densifier = model.densifier
     densifier.start, densifier.stop, densifier.every = args.steps // 10, args.steps, args.steps // 10

@@ -76,6 +76,8 @@ Repaired = tuple[Tensor, Tensor | None]
 def clips_of(fit: TrainingFit, group: str, name: str) -> list[Clip]:
     """One clip for each number of steps."""
     novel = [i for i in range(len(fit.target_rgb)) if i not in fit.provenance["train"]]
+    if not novel:
+        return []
     cameras = ClipCameras(fit.cameras.w2c[novel], fit.cameras.K[novel])
     kind = "sparse" if str(fit.provenance["variant"]).startswith("sparse") else "masked"
     clips = []
@@ -207,7 +209,7 @@ def main(options: Options) -> None:
     """Evaluate every method on every clip."""
     if options.threads:
         torch.set_num_threads(options.threads)
-    console, perceptual = Console(), Perceptual()
+    console, perceptual = Console(), Perceptual(("alex",))
     clips = read_clips(options.fits)
     scores: dict[str, list[dict]] = {}
     for name in ("input", *options.methods):

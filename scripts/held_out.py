@@ -43,7 +43,8 @@ class Perceptual:
     """LPIPS as usual (`lpips`, AlexNet, and `lpips_vgg`, images mapped to [-1, 1]), and as splatting papers compute it
     (`lpips_vgg_paper`: VGG fed with [0, 1]). A network whose weights cannot be had is left out, with one line."""
 
-    def __init__(self) -> None:
+    def __init__(self, nets: tuple[str, ...] = ("alex", "vgg")) -> None:
+        self._nets = nets
         self._metrics: dict[str, Any] = {}
 
     @torch.no_grad()
@@ -53,7 +54,8 @@ class Perceptual:
             return {}
         pair = [tensor.clamp(0, 1).permute(2, 0, 1)[None] for tensor in (image, target)]
         found: dict[str, float] = {}
-        for net, name in (("alex", "lpips"), ("vgg", "lpips_vgg")):
+        for net in self._nets:
+            name = "lpips" if net == "alex" else f"lpips_{net}"
             metric = self._metric(net, image.device)
             if metric is None:
                 continue

@@ -201,11 +201,11 @@ class View(NamedTuple):
 
     def shrunk(self, size: tuple[int, ...]) -> View:
         """On H' x W' pixels; a photo shows what it shows at most of a pixel, and its maps are means over that."""
-        own = (F.interpolate(x, size, mode="area") for x in self[:3])
+        base, alpha, disparity = (F.interpolate(x, size, mode="area") for x in self[:3])
         photos = F.interpolate(self.sources.flatten(0, 1), size, mode="area")
         share = photos[:, 3:4]
         photos = photos / share.clamp_min(1e-6) * (share > 0.5)
-        return View(*own, photos.unflatten(0, self.sources.shape[:2]))
+        return View(base, alpha, disparity, photos.unflatten(0, self.sources.shape[:2]))
 
 
 HIDDEN = -30.0

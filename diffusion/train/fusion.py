@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,7 @@ def train(config: FusionConfig) -> FusionNetwork:
     torch.manual_seed(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = FusionNetwork() if config.start is None else FusionNetwork.from_pretrained(config.start)
-    network = network.float().to(device)
+    torch.nn.Module.to(network, device, torch.float32)
     lpips = Lpips().to(device) if config.perceptual_weight else None
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
     state = TrainState(network, optimizer, average_of(network))
@@ -84,7 +85,7 @@ def train(config: FusionConfig) -> FusionNetwork:
         return fusion_loss(fused, batch, config, lpips if step >= config.perceptual_from else None)
 
     def keep() -> dict[str, Any]:
-        averaged = FusionNetwork()
+        averaged = copy.deepcopy(network).cpu()
         averaged.load_state_dict({name: value.cpu() for name, value in state.average.items()})
         averaged.half().save_pretrained(config.output / "fusion", safe_serialization=True)
         return validation(averaged.float().eval(), find_fits(config.val_fits)) if config.val_fits else {}
@@ -109,10 +110,7 @@ def fusion_loss(
     off = (fused.rgb - batch.target).abs().mean(2, keepdim=True)
     colour = off.mean()
     off_before = (filled(batch) - batch.target).abs().mean(2, keepdim=True)
-    likelihood = sum(
-        (error.detach() / scale + scale.log()).mean()
-        for error, scale in ((off, fused.scale), (off_before, fused.scale_before))
-    )
+    likelihood = _likelihood(off, fused.scale) + _likelihood(off_before, fused.scale_before)
     known = (batch.target_disparity > 0).to(off)
     ratio = (fused.disparity / batch.target_disparity.clamp_min(1e-6)).log().clamp(-3, 3).abs()
     disparity = (ratio * known).sum() / known.sum().clamp_min(1)
@@ -128,6 +126,11 @@ def fusion_loss(
         loss = loss + config.perceptual_weight * perceptual
         logs["lpips"] = float(perceptual.detach())
     return loss, logs
+
+
+def _likelihood(error: Tensor, scale: Tensor) -> Tensor:
+    """Negative logarithm of a Laplace distribution's density at errors, which are not moved by it."""
+    return (error.detach() / scale + scale.log()).mean()
 
 
 def filled(batch: FusionBatch) -> Tensor:
@@ -147,6 +150,8 @@ def validation(network: FusionNetwork, files: Sequence[Path], frames: int = 8) -
     for path in files:
         fit = kept_fit(path)
         novel = [i for i in range(len(fit.target_rgb)) if i not in fit.provenance["train"]][:frames]
+        if not novel:
+            continue
         height, width = (side // network.multiple * network.multiple for side in fit.target_rgb.shape[1:3])
         for snapshot in range(len(fit.render_rgb)):
             clip = fit_clip(path, snapshot, novel, (0, 0, height, width), PHOTOS)

@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffusion.train.checkpoint import TrainState, resume_latest
-from diffusion.train.losses import ema_decay, learning_rate
+from diffusion.train.rates import ema_decay, learning_rate
 
 log = logging.getLogger(__name__)
 
@@ -61,19 +62,20 @@ def train_steps(
     config.output.mkdir(parents=True, exist_ok=True)
     (config.output / "config.json").write_text(json.dumps(asdict(config), default=str, indent=1), encoding="utf-8")
     end = config.steps if config.stop_after is None else min(config.stop_after, config.steps)
-    sums: dict[str, float] = {}
+    sums: dict[str, list[float]] = {}
     began = time.monotonic()
     while state.step < end:
         for name, value in _step(state, config, loss).items():
-            sums[name] = sums.get(name, 0.0) + value
+            sums.setdefault(name, []).append(value)
         if state.step % 100 == 0:
-            means = {name: round(value / 100, 5) for name, value in sums.items()}
+            means = {name: round(fmean(values), 5) for name, values in sums.items()}
             _write_line(config.output, {"step": state.step, "seconds": round(time.monotonic() - began), **means})
             sums = {}
+        if state.step % config.keep_every == 0 or state.step == end:
+            # before the checkpoint: a run that is cut off here does it again
+            _write_line(config.output, {"step": state.step, "validation": keep()})
         if state.step % config.save_every == 0 or state.step == end:
             state.save(config.output / "checkpoints")
-        if state.step % config.keep_every == 0 or state.step == end:
-            _write_line(config.output, {"step": state.step, "validation": keep()})
 
 
 def _step(

@@ -108,8 +108,8 @@ def judge_last_round(
         photos: that do not train (`held`), or that do.
     """
     last = state.reports[-1] if state.reports else None
-    if last is None or last.outcome != "open" or last.before is None:
-        return
+    if last is None or last.outcome != "open" or not isinstance(last.before, dict):
+        return  # a checkpoint of an older version holds a number
     before = Evidence(**last.before)
     after = gather(render, photos, state.pool.of_round(last.round))
     outcome = judge(before, after, config.tolerance, held)
@@ -136,10 +136,12 @@ def gather(render: Callable[[Camera], Render], photos: CapturedViews, novel: Seq
         photo = reduced_photo(photos.image(i), small.height, small.width).to(shown)
         sharp = gradient(shown) / max(gradient(photo), 1e-9)
         rows.append((float(psnr(shown, photo).clamp_max(60.0)), float(ssim(shown, photo)), sharp))
-    means = [fmean(column) for column in zip(*rows, strict=True)]
+    decibels, similarity, sharp = (fmean(column) for column in zip(*rows, strict=True))
     device = photos.cameras[0].w2c.device
     chosen = [novel[i].limited(SIDE).to(device) for i in evenly(len(novel), PROBES)]
-    return Evidence(*means, fmean([gradient(render(camera).color.clamp(0, 1)) for camera in chosen] or [0.0]))
+    return Evidence(
+        decibels, similarity, sharp, fmean([gradient(render(camera).color.clamp(0, 1)) for camera in chosen] or [0.0])
+    )
 
 
 def gradient(image: Tensor) -> float:

@@ -28,7 +28,7 @@ ALIKE_COSINE = math.cos(math.radians(5.0))
 """... and their directions than this."""
 WORSE = 0.1
 """A new frame whose agreement is lower by more than this does not replace an older one of its view."""
-LEAST_WEIGHT = 0.05
+LEAST_WEIGHT = 0.02
 """A frame that weighs less is not worth the step that it would be rendered in."""
 
 

@@ -66,7 +66,7 @@ def round_line(report: RoundReport, repairer: str) -> str:
     """What one round did, in a sentence."""
     found = report.admitted + report.refused
     if not report.clips:
-        return f"round {report.round + 1} at step {report.step}: no view needs repair, {report.seconds:.0f} s"
+        return f"round {report.round + 1} at step {report.step}: no pose is safe, {report.seconds:.0f} s"
     return (
         f"round {report.round + 1} at step {report.step}: {report.admitted} of {found} views kept, "
         f"{report.clips_refused} of {report.clips} clips refused ({repairer}), {report.added} splats added, "

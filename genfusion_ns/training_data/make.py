@@ -10,12 +10,14 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from diffusion.source_views import ClipCameras, SourceView
 from diffusion.train.fits import TrainingFit, to_bytes, to_half, write_fit
 from genfusion_ns.cameras import Camera
 from genfusion_ns.data.triangulate import Triangulated
+from genfusion_ns.errors import UserError
 from genfusion_ns.loop.captured import with_measured
 from genfusion_ns.raster import choose_rasterizer
 from genfusion_ns.raster.api import Render
@@ -108,8 +110,13 @@ def make_fit(scene: Path, number: int, recipe: Recipe, estimator: DepthEstimator
 
 def scene_views(scene: Path, side: int, frames: int, rng: np.random.Generator) -> SceneViews:
     """The views of a scene file; of a capture `frames` along a path of neighbours; brought to `side` pixels."""
-    content = load_file(scene)
-    height, width = content["rgb"].shape[1:3]
+    try:
+        content = load_file(scene)
+        height, width = content["rgb"].shape[1:3]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise UserError(
+            f"{scene} is no readable scene ({error}); make it again: genfusion-train-stereo scenes"
+        ) from error
     cameras = [
         Camera(torch.from_numpy(w2c), torch.from_numpy(K), width, height)
         for w2c, K in zip(content["w2c"], content["K"], strict=True)
@@ -172,7 +179,7 @@ def _fit_view(known: KnownView) -> FitView:
 
 
 def _resized_depth(depth: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    return cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST_EXACT), np.float32)
 
 
 def _stacked(renders: list[list[Render]], part) -> torch.Tensor:
