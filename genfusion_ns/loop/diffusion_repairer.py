@@ -157,7 +157,7 @@ class DiffusionRepairer:
         advised = blueprint.settings.get("default_guidance_scale", 3.2)
         if "unet" not in blueprint.modules:
             # nothing is sampled: guidance, as a preset may set it, has no meaning
-            self.options["guidance_scale"] = None
+            self.options["guidance_scale"] = advised = 1.0
         steps, scale = self.options["num_inference_steps"], self.options["guidance_scale"]
         frames, height, width = size
         run = Run(

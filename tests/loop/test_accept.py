@@ -312,7 +312,7 @@ def test_a_round_in_a_sentence():
     report = rounds(spoiled(0.2), spoiled(0.2)).reports[0]
     line = round_line(replace(report, admitted=0, refused=16, added=0, outcome="empty"), "classical")
     assert "0 of 16 views kept, 0 of 1 clips refused (classical), 0 splats added" in line
-    assert "no view needs repair" in round_line(replace(report, clips=0), "classical")
+    assert "no pose is safe" in round_line(replace(report, clips=0), "classical")
 
 
 def test_evidence_goes_into_a_checkpoint_as_plain_numbers():

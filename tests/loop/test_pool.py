@@ -100,7 +100,7 @@ def test_frames_of_one_round_never_push_each_other_out(around):
 
 def test_what_weighs_next_to_nothing_does_not_enter(around):
     pool = GeneratedViews(capacity=9)
-    assert pool.admit([frame(around[0], 0, weight=0.04), frame(around[1], 1, weight=0.06)]) == (1, 1, 0, 0)
+    assert pool.admit([frame(around[0], 0, weight=0.01), frame(around[1], 1, weight=0.03)]) == (1, 1, 0, 0)
     assert [f.provenance.frame for f in pool.frames] == [1]
 
 
