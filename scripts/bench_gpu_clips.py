@@ -117,7 +117,8 @@ def planned(name: str, clips: Clips, width: int, height: int, device: torch.devi
         steps=clips.steps or settings["default_steps"],
         guidance=settings["default_guidance_scale"] != 1.0,
     )
-    return plan_memory(blueprint, run, int(SHARE_OF_FREE * torch.cuda.mem_get_info(device)[0]) if cuda else None)
+    budget = int(SHARE_OF_FREE * torch.cuda.mem_get_info(device)[0]) if cuda else None
+    return plan_memory(blueprint, run, budget, shorten=True)
 
 
 def placed(name: str, plan: MemoryPlan, device: torch.device) -> RGBDVideoRepairPipeline:

@@ -83,35 +83,39 @@ class DiffusionRepairer:
             raise UserError(f"repairer 'diffusion': {error}") from error
 
     def repair(self, clip: RGBDClip, reference: Tensor) -> RepairedClip:
-        """See `Repairer.repair`. Noise follows from `clip.seed`; holes are believed by `invented`.
+        """See `Repairer.repair`. Noise follows from `clip.seed`; holes are believed by `invented`. A clip that is too
+        long for the memory is repaired in parts.
 
         Raises:
             UserError: no such weights, or they do not fit the memory budget.
         """
+        from diffusion.clips import windows
         from diffusion.errors import UserError as DiffusionError
 
         try:
             pipeline, plan = self._ready(clip)
-            output = pipeline(
-                clip.rgb,
-                clip.depth,
-                clip.alpha.clamp(0, 1),
-                reference.clamp(0, 1),
-                _evidence(clip),
-                generator=generator(clip.seed, "diffusion"),
-                vae_chunk=plan.vae_chunk,
-                batch_guidance=plan.batch_guidance,
-                **self.options,
-            )
+            evidence, outputs = _evidence(clip), []
+            for start, first_new in windows(len(clip.rgb), plan.run.frames):
+                part = slice(start, start + plan.run.frames)
+                output = pipeline(
+                    clip.rgb[part],
+                    clip.depth[part],
+                    clip.alpha[part].clamp(0, 1),
+                    reference.clamp(0, 1),
+                    None if evidence is None else evidence[part],
+                    generator=generator(clip.seed, "diffusion"),
+                    vae_chunk=plan.vae_chunk,
+                    batch_guidance=plan.batch_guidance,
+                    **self.options,
+                )
+                maps = (output.rgb,) if output.disparity is None else (output.rgb, output.disparity)
+                outputs.append([torch.as_tensor(m)[first_new - start :] for m in maps])
         except DiffusionError as error:
             raise UserError(f"repairer 'diffusion': {error}") from error
-        rgb = torch.as_tensor(output.rgb).to(clip.rgb)
-        if output.disparity is None:
-            disparity = torch.zeros_like(clip.depth)
-        else:
-            # the model's farthest pixel is 0, which here means unknown
-            disparity = torch.as_tensor(output.disparity).to(clip.depth) + 1e-3
-        return RepairedClip(rgb, disparity, self._confidence(clip))
+        rgb, *disparities = [torch.cat(parts) for parts in zip(*outputs, strict=True)]
+        # the model's farthest pixel is 0, which here means unknown
+        disparity = disparities[0].to(clip.depth) + 1e-3 if disparities else torch.zeros_like(clip.depth)
+        return RepairedClip(rgb.to(clip.rgb), disparity, self._confidence(clip))
 
     def _confidence(self, clip: RGBDClip) -> Tensor:
         """[T, H, W, 1]: less in holes, where nothing is known, and where photos show the surface, or look there from
@@ -180,8 +184,10 @@ class DiffusionRepairer:
             guidance=(advised if scale is None else scale) != 1.0,
         )
         budget = parse_bytes(self.memory) if self.memory else self._free_memory()
-        plan = plan_memory(blueprint, run, budget)
+        plan = plan_memory(blueprint, run, budget, shorten=True)
         self.announce(plan.summary)
+        if plan.shortened:
+            self.announce(plan.shortened)
         if plan.fits is False:
             self._complain(plan)
         return plan
