@@ -55,6 +55,14 @@ def read_clip(path: Path) -> Clip:
     raise UserError(f"clip {path} {found}; expected a folder with rgb/ or an .npz file with the array rgb")
 
 
+def windows(frames: int, length: int) -> list[tuple[int, int]]:
+    """(start, first new frame) of clips of `length` frames that cover all; the last one is moved back to be full."""
+    starts = list(range(0, max(frames - length, 0) + 1, length))
+    covered = starts[-1] + length
+    out = [(start, start) for start in starts]
+    return out + [(frames - length, covered)] if covered < frames else out
+
+
 def read_image(path: Path) -> Array:
     """An image file as [H, W, 3] in [0, 1]. Raises UserError if it can't be read."""
     return _scaled(_open(path, "RGB"), path)

@@ -24,6 +24,8 @@ CHUNKS = (8, 4, 2, 1)
 ALLOWANCE = 1.25
 PHOTOS = 4
 """Photos per frame that a fusion network is planned with."""
+# Shorter clips are no longer worth the name of a video; frames then no longer agree with their neighbours.
+LEAST_FRAMES = 4
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class MemoryPlan:
 
     `weights` by network; `activations` by phase (fuse, encode, references, denoise, decode), each the largest sum
     of tensors alive at once; `clip` is what stays throughout: frames and latents in float32. `peak` is on the device
-    that computes, with an allowance of a quarter on activations; `flops` of the whole run. `fits` is None without a
-    budget.
+    that computes, with an allowance of a quarter on activations, and `expected` without; `flops` of the whole run.
+    `run` has the frames that are repaired at once, of the `asked` ones. `fits` is None without a budget.
     """
 
     name: str
@@ -60,7 +62,21 @@ class MemoryPlan:
     batch_guidance: bool
     offload: bool
     peak: int
+    expected: int
+    asked: int
     budget: int | None = None
+
+    @property
+    def shortened(self) -> str | None:
+        """A line about a clip that is too long for the budget; None where it is not."""
+        run = self.run
+        if run.frames == self.asked:
+            return None
+        return (
+            f"{self.name}: a clip of {self.asked} frames of {run.width}x{run.height} does not fit the memory budget, "
+            f"so {run.frames} frames are repaired at a time; they agree less with each other. Smaller frames or more "
+            "memory keep the clip whole."
+        )
 
     @property
     def fits(self) -> bool | None:
@@ -107,17 +123,27 @@ class _Costs:
     reference: Cost
     denoise: Cost
 
+    def of_part(self, frames: int, whole: int) -> _Costs:
+        """For fewer frames of the clip; whatever sees it at once costs in proportion to its length."""
 
-def plan_memory(blueprint: Blueprint, run: Run, budget: int | None = None) -> MemoryPlan:
+        def part(cost: Cost) -> Cost:
+            return Cost(cost.flops * frames // whole, cost.peak_bytes * frames // whole)
+
+        return replace(self, choose=part(self.choose), denoise=part(self.denoise))
+
+
+def plan_memory(blueprint: Blueprint, run: Run, budget: int | None = None, shorten: bool = False) -> MemoryPlan:
     """Predict what a run needs, with the fastest settings that fit the budget.
 
     Without a budget: 4 frames per VAE call, both branches of guidance at once, nothing moved off. With one, smaller
-    chunks are tried first, since they cost nothing, then separate branches, then moving modules off the device.
+    chunks are tried first, since they cost nothing, then separate branches, then moving modules off the device, and
+    last, if the caller can cut a clip into parts, parts of a half, a third, ... of its frames.
 
     Args:
         blueprint: the networks; their weights are not looked at.
         run: what is to be done.
         budget: bytes on the device that computes.
+        shorten: whether the plan may be for fewer frames than `run` has, but at least `LEAST_FRAMES`.
 
     Returns:
         The plan; if nothing fits, the smallest one, whose `fits` is False.
@@ -129,18 +155,30 @@ def plan_memory(blueprint: Blueprint, run: Run, budget: int | None = None) -> Me
         raise UserError(f"{run} has a number below 1; expected sizes and counts of at least 1")
     costs, padded = _trace(blueprint, run)
     weights = {name: _bytes(module, run.dtype) for name, module in blueprint.modules.items()}
-    clip = _clip_bytes(blueprint, padded)
-    choices: list[tuple[bool, bool, int]]
+    plans = []
+    for frames in _lengths(run.frames) if shorten and budget is not None else [run.frames]:
+        part = _Part(replace(run, frames=frames), costs.of_part(frames, run.frames), weights)
+        clip = _clip_bytes(blueprint, replace(padded, frames=frames))
+        for offload, batched, chunk in _choices(part.run, budget):
+            plan = _plan(blueprint.name, part, clip, offload, batched, chunk, run.frames, budget)
+            if plan.fits is not False:
+                return plan
+            plans.append(plan)
+    return min(plans, key=lambda p: p.peak)
+
+
+def _lengths(frames: int) -> list[int]:
+    """The frames of a clip, of its half, its third, ..., rounded up."""
+    least = min(LEAST_FRAMES, frames)
+    return list(dict.fromkeys(n for parts in range(1, frames + 1) if (n := -(-frames // parts)) >= least))
+
+
+def _choices(run: Run, budget: int | None) -> list[tuple[bool, bool, int]]:
+    """Settings (offload, both branches at once, frames per VAE call), the fastest first."""
     if budget is None:
-        choices = [(False, True, min(4, run.frames))]
-    else:
-        chunks = [c for c in CHUNKS if c <= run.frames]
-        choices = list(itertools.product((False, True), (True, False) if run.guidance else (True,), chunks))
-    plans = [
-        _plan(blueprint.name, run, costs, weights, clip, offload, batched, chunk, budget)
-        for offload, batched, chunk in choices
-    ]
-    return next((p for p in plans if p.fits is not False), min(plans, key=lambda p: p.peak))
+        return [(False, True, min(4, run.frames))]
+    chunks = [c for c in CHUNKS if c <= run.frames]
+    return list(itertools.product((False, True), (True, False) if run.guidance else (True,), chunks))
 
 
 def parse_bytes(text: str) -> int:
@@ -156,17 +194,19 @@ def parse_bytes(text: str) -> int:
     return int(number * base ** " KMGT".index(match[2].upper() or " "))
 
 
+@dataclass(frozen=True)
+class _Part:
+    """What is repaired at once, and what it costs."""
+
+    run: Run
+    costs: _Costs
+    weights: dict[str, int]
+
+
 def _plan(
-    name: str,
-    run: Run,
-    costs: _Costs,
-    weights: dict[str, int],
-    clip: int,
-    offload: bool,
-    batched: bool,
-    chunk: int,
-    budget: int | None,
+    name: str, part: _Part, clip: int, offload: bool, batched: bool, chunk: int, asked: int, budget: int | None
 ) -> MemoryPlan:
+    run, costs, weights = part.run, part.costs, part.weights
     branches = 2 if run.guidance else 1
     activations = {
         "fuse": costs.fuse.peak_bytes * run.batch,
@@ -184,15 +224,17 @@ def _plan(
     users["decode"] = ("vae",)
     if "image_encoder" in weights:
         users["references"] = ("image_encoder", "resampler")
-    peak = 0
+    peak = expected = 0
     for phase, needed in activations.items():
-        present = [size for key, size in weights.items() if not offload or key in users[phase]]
-        peak = max(peak, sum(present) + clip + int(needed * ALLOWANCE))
+        present = sum(size for key, size in weights.items() if not offload or key in users[phase])
+        peak = max(peak, present + clip + int(needed * ALLOWANCE))
+        expected = max(expected, present + clip + needed)
     frames = run.frames * run.batch
     flops = frames * (costs.encode.flops + costs.decode.flops)
     flops += run.batch * (costs.fuse.flops + run.references * costs.reference.flops)
     flops += run.batch * run.steps * branches * costs.denoise.flops
-    return MemoryPlan(name, run, weights, activations, clip, flops, chunk, batched, offload, peak, budget)
+    found = name, run, weights, activations, clip, flops, chunk, batched, offload
+    return MemoryPlan(*found, peak, expected, asked, budget)
 
 
 def _trace(blueprint: Blueprint, run: Run) -> tuple[_Costs, Run]:

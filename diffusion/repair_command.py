@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from diffusion.blueprint import Blueprint, read_blueprint
-from diffusion.clips import Array, Clip, read_clip, read_image, write_repaired
+from diffusion.clips import Array, Clip, read_clip, read_image, windows, write_repaired
 from diffusion.configurations import get_configuration, make_pipeline
 from diffusion.errors import UserError
 from diffusion.locate import locate_weights
@@ -41,6 +41,8 @@ def repair_clip(args: Repair, console: Console) -> None:
             f"the smallest way to run this needs {plan.peak / 2**20:,.0f} MiB, and the budget is "
             f"{(plan.budget or 0) / 2**20:,.0f} MiB; take a smaller --size or --window, or --dtype bfloat16"
         )
+    if plan.shortened:
+        console.print(plan.shortened, style="yellow", highlight=False, soft_wrap=True)
     if args.plan_only:
         return
     pipe = _pipeline(args, folder, plan, device)
@@ -50,14 +52,6 @@ def repair_clip(args: Repair, console: Console) -> None:
     rgb, disparity = _repair_windows(args, pipe, clip, plan, console)
     console.print(f"{len(rgb)} frames in {time.perf_counter() - started:.1f} s on {device}")
     _write(args, clip, rgb, disparity, console)
-
-
-def windows(frames: int, length: int) -> list[tuple[int, int]]:
-    """(start, first new frame) of clips of `length` frames that cover all; the last one is moved back to be full."""
-    starts = list(range(0, max(frames - length, 0) + 1, length))
-    covered = starts[-1] + length
-    out = [(start, start) for start in starts]
-    return out + [(frames - length, covered)] if covered < frames else out
 
 
 def _check(args: Repair) -> None:
@@ -138,7 +132,7 @@ def _plan(args: Repair, clip: Clip, blueprint: Blueprint, device: torch.device) 
     budget = None if args.memory_budget is None else parse_bytes(args.memory_budget)
     if budget is None and device.type == "cuda":
         budget = torch.cuda.mem_get_info(device)[0]
-    return plan_memory(blueprint, run, budget)
+    return plan_memory(blueprint, run, budget, shorten=True)
 
 
 def _pipeline(args: Repair, folder: str, plan: MemoryPlan, device: torch.device) -> RGBDVideoRepairPipeline:
@@ -166,7 +160,8 @@ def _repair_windows(
     args: Repair, pipe: RGBDVideoRepairPipeline, clip: Clip, plan: MemoryPlan, console: Console
 ) -> tuple[Array, Array | None]:
     """All frames: rgb [T, H, W, 3] and disparity [T, H, W, 1]. Every window draws the same noise."""
-    parts = windows(len(clip.rgb), args.window)
+    length = plan.run.frames
+    parts = windows(len(clip.rgb), length)
     rgb: list[Array] = []
     disparity: list[Array] = []
     columns = (TextColumn("repairing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -178,7 +173,7 @@ def _repair_windows(
                 progress.update(task, completed=done * plan.run.steps + step + 1)
                 return {}
 
-            part = slice(start, start + args.window)
+            part = slice(start, start + length)
             output = pipe(
                 rgb=clip.rgb[part],
                 depth=None if clip.depth is None else clip.depth[part],

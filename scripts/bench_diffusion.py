@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Seconds and memory of the repair model: small configurations on this CPU, the official one on paper and on a GPU.
+"""Seconds and memory of the repair model: small configurations on this CPU, the official one on paper.
 
     python scripts/bench_diffusion.py                      # lite configurations, 16 frames of 320x192, 4 steps
     python scripts/bench_diffusion.py --json -             # the same as one JSON object on standard output
-    python scripts/bench_diffusion.py --configurations     # only the official size, on paper and on a GPU
+    python scripts/bench_diffusion.py --configurations     # only the official size, on paper
 
-Weights are random; time and memory don't depend on them.
+bench_gpu.py measures on a GPU. Weights are random; time and memory don't depend on them.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from __future__ import annotations
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,19 +26,12 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench_gpu_clips import clip, seconds_per_clip
+
 from diffusion.blueprint import Blueprint
-from diffusion.configurations import (
-    CONFIGURATIONS,
-    Configuration,
-    get_configuration,
-    make_modules,
-    make_pipeline,
-    make_scheduler,
-)
+from diffusion.configurations import CONFIGURATIONS, get_configuration, make_pipeline
 from diffusion.errors import exits_cleanly
 from diffusion.memory_plan import Run, plan_memory
-from diffusion.pipeline import RGBDVideoRepairPipeline
-from diffusion.schedulers import make_few_step_scheduler
 
 MIB = 2**20
 FULL_SIZES = ((320, 512), (512, 960))
@@ -66,37 +57,12 @@ class Bench:
     """Threads that torch may use on the CPU."""
     repeats: int = 3
     """Runs that are timed, after one that is not; the median is shown."""
-    gpu: bool = True
-    """Whether to measure the official size where there is a CUDA device."""
-    gpu_steps: int = 8
-    """Steps of the few-step path of the GPU part; DDIM takes 25."""
+    few_steps: int = 8
+    """Steps of the few-step path on paper; DDIM takes 25."""
     json: str | None = None
     """File for the figures as JSON; `-` = standard output, and no tables."""
     worker: str | None = None
     """For internal use: measure this configuration in this process, and print JSON."""
-
-
-def clip(frames: int, height: int, width: int) -> dict[str, torch.Tensor]:
-    """Arguments of a call of the pipeline: random frames with holes, and one photo."""
-    generator = torch.Generator().manual_seed(0)
-    depth = 1 + torch.rand(frames, height, width, 1, generator=generator)
-    depth[torch.rand(depth.shape, generator=generator) < 0.2] = 0
-    rgb = torch.rand(frames, height, width, 3, generator=generator)
-    return {"rgb": rgb, "depth": depth, "references": torch.rand(height, width, 3, generator=generator)}
-
-
-def seconds_per_clip(pipe: RGBDVideoRepairPipeline, repeats: int, **kwargs: Any) -> dict[str, float]:
-    """Median and extremes of `repeats` calls, and the first call (which may compile) by itself."""
-    cuda = pipe.device.type == "cuda"
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        pipe(**kwargs, generator=torch.Generator().manual_seed(0))
-        if cuda:
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    first, rest = times[0], times[1:]
-    return {"first": first, "median": statistics.median(rest), "min": min(rest), "max": max(rest)}
 
 
 def measure_on_cpu(args: Bench, name: str) -> dict[str, Any]:
@@ -141,64 +107,13 @@ def full_size_plans(args: Bench) -> list[dict[str, Any]]:
     """The official configuration in bfloat16: bytes and arithmetic, from shapes alone."""
     out = []
     for height, width in FULL_SIZES:
-        for steps in (25, args.gpu_steps):
+        for steps in (25, args.few_steps):
             run = Run(args.frames, height, width, torch.bfloat16, steps)
             plan = plan_memory(Blueprint.of(CONFIGURATIONS["official"]), run)
             figures = asdict(plan)
             figures["run"]["dtype"] = "bfloat16"
             out.append(figures)
     return out
-
-
-def pipeline_on(device: str, configuration: Configuration, dtype: torch.dtype) -> RGBDVideoRepairPipeline:
-    """A pipeline with random weights, made where it will run."""
-    torch.manual_seed(0)
-    with torch.device(device):
-        modules = make_modules(configuration)
-    for module in modules.values():
-        torch.nn.Module.to(module.eval(), dtype=dtype)
-    pipe = RGBDVideoRepairPipeline(
-        **modules,  # pyright: ignore[reportArgumentType]
-        scheduler=make_scheduler(configuration),
-        **configuration.settings,
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def gpu_part(args: Bench, device: str, configuration: Configuration, sizes: Any) -> list[dict[str, Any]]:
-    """DDIM with 25 steps against the few-step solver, both with guidance in bfloat16, eager and then compiled."""
-    pipe = pipeline_on(device, configuration, torch.bfloat16)
-    ddim, few = pipe.scheduler, make_few_step_scheduler(pipe.scheduler.config)
-    results = []
-    for compiled in (False, True):
-        if compiled:
-            pipe.compile()
-        for height, width in sizes:
-            for scheduler, steps in ((ddim, 25), (few, args.gpu_steps)):
-                pipe.scheduler = scheduler
-                if device == "cuda":
-                    torch.cuda.reset_peak_memory_stats()
-                seconds = seconds_per_clip(
-                    pipe,
-                    args.repeats,
-                    num_inference_steps=steps,
-                    guidance_scale=3.2,
-                    guidance_rescale=0.7,
-                    **clip(args.frames, height, width),
-                )
-                results.append(
-                    {
-                        "device": torch.cuda.get_device_name() if device == "cuda" else device,
-                        "size": f"{width}x{height}",
-                        "sampler": type(scheduler).__name__,
-                        "steps": steps,
-                        "compiled": compiled,
-                        "seconds": seconds,
-                        "peak_bytes": torch.cuda.max_memory_allocated() if device == "cuda" else None,
-                    }
-                )
-    return results
 
 
 def show(args: Bench, report: dict[str, Any], console: Console) -> None:
@@ -234,18 +149,6 @@ def show(args: Bench, report: dict[str, Any], console: Console) -> None:
             f"{p['flops'] / 1e15:.3f}",
         )
     console.print(table)
-    if report["gpu"]:
-        table = Table(
-            "size", "sampler", "steps", "compiled", "s/clip", "first", "peak GiB", title=report["gpu"][0]["device"]
-        )
-        for r in report["gpu"]:
-            peak = "" if r["peak_bytes"] is None else f"{r['peak_bytes'] / 2**30:.2f}"
-            s = r["seconds"]
-            row = (r["size"], r["sampler"], str(r["steps"]), "yes" if r["compiled"] else "no")
-            table.add_row(*row, f"{s['median']:.2f}", f"{s['first']:.1f}", peak)
-        console.print(table)
-    else:
-        console.print("no GPU part: " + ("no CUDA device here" if args.gpu else "switched off"))
     for anchor in ANCHORS:
         console.print(f"anchor: DynamiCrafter {anchor['size']}x16, 50 steps, A100: {anchor['seconds']} s (published)")
 
@@ -257,11 +160,9 @@ def main() -> None:
     if args.worker is not None:
         print(json.dumps(measure_on_cpu(args, args.worker)))
         return
-    on_gpu = args.gpu and torch.cuda.is_available()
     report = {
         "cpu": cpu_part(args),
         "full_size": full_size_plans(args),
-        "gpu": gpu_part(args, "cuda", CONFIGURATIONS["official"], FULL_SIZES) if on_gpu else [],
         "anchors": list(ANCHORS),
     }
     if args.json == "-":

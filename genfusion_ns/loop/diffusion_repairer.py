@@ -77,40 +77,41 @@ class DiffusionRepairer:
             raise UserError(f"repairer 'diffusion': {error}") from error
 
     def repair(self, clip: RGBDClip, reference: Tensor) -> RepairedClip:
-        """See `Repairer.repair`. Noise follows from `clip.seed`.
+        """See `Repairer.repair`. Noise follows from `clip.seed`; a clip that is too long for the memory is repaired in
+        parts.
 
         Raises:
             UserError: no such weights, or they do not fit the memory budget.
         """
+        from diffusion.clips import windows
         from diffusion.errors import UserError as DiffusionError
 
         try:
             pipeline, plan = self._ready(clip)
-            output = pipeline(
-                clip.rgb,
-                clip.depth,
-                clip.alpha.clamp(0, 1),
-                reference.clamp(0, 1),
-                clip.warped,
-                generator=generator(clip.seed, "diffusion"),
-                vae_chunk=plan.vae_chunk,
-                batch_guidance=plan.batch_guidance,
-                **self.options,
-            )
+            outputs = []
+            for start, first_new in windows(len(clip.rgb), plan.run.frames):
+                part = slice(start, start + plan.run.frames)
+                output = pipeline(
+                    clip.rgb[part],
+                    clip.depth[part],
+                    clip.alpha[part].clamp(0, 1),
+                    reference.clamp(0, 1),
+                    None if clip.warped is None else clip.warped[part],
+                    generator=generator(clip.seed, "diffusion"),
+                    vae_chunk=plan.vae_chunk,
+                    batch_guidance=plan.batch_guidance,
+                    **self.options,
+                )
+                outputs.append({k: torch.as_tensor(v)[first_new - start :] for k, v in output.items() if v is not None})
         except DiffusionError as error:
             raise UserError(f"repairer 'diffusion': {error}") from error
-        rgb = torch.as_tensor(output.rgb).to(clip.rgb)
-        if output.certainty is not None:
-            maps = (output.disparity, output.certainty, output.gain)
-            disparity, certainty, gain = (torch.as_tensor(values).to(clip.depth) for values in maps)
+        found = {name: torch.cat([output[name] for output in outputs]).to(clip.rgb) for name in outputs[0]}
+        if "certainty" in found:
             # what is no better than the render can only hold the splats back
-            return RepairedClip(rgb, disparity, certainty * gain, metric=True)
-        if output.disparity is None:
-            disparity = torch.zeros_like(clip.depth)
-        else:
-            # the model's farthest pixel is 0, which here means unknown
-            disparity = torch.as_tensor(output.disparity).to(clip.depth) + 1e-3
-        return RepairedClip(rgb, disparity, torch.ones_like(clip.alpha))
+            return RepairedClip(found["rgb"], found["disparity"], found["certainty"] * found["gain"], metric=True)
+        # the model's farthest pixel is 0, which here means unknown
+        disparity = found["disparity"] + 1e-3 if "disparity" in found else torch.zeros_like(clip.depth)
+        return RepairedClip(found["rgb"], disparity, torch.ones_like(clip.alpha))
 
     def release(self) -> None:
         """Take the networks off the device; the next clip brings them back."""
@@ -169,8 +170,10 @@ class DiffusionRepairer:
             guidance=(advised if scale is None else scale) != 1.0,
         )
         budget = parse_bytes(self.memory) if self.memory else self._free_memory()
-        plan = plan_memory(blueprint, run, budget)
+        plan = plan_memory(blueprint, run, budget, shorten=True)
         self.announce(plan.summary)
+        if plan.shortened:
+            self.announce(plan.shortened)
         if plan.fits is False:
             self._complain(plan)
         return plan

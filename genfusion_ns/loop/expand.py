@@ -21,7 +21,7 @@ EMPTY = 0.5
 """Opacity below which a render has nothing to show."""
 OTHER_DEPTH = 0.3
 """Relative difference from which a repaired depth is another surface than the rendered one."""
-BELIEVED = 0.3
+BELIEVED = 0.1
 """Least confidence and agreement of a pixel that may become a splat."""
 FREE = 0.1
 """A point that lies by this share nearer than what a captured view sees there stands in free space."""

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sysconfig
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -60,3 +61,12 @@ def prepare_compiler(torch_cuda: str | None) -> None:
         raise ImportError(problem)
     if shutil.which("nvcc") is None:
         os.environ["PATH"] = f"{compiler.parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    name_runtime(compiler.parent.parent / "lib")
+
+
+def name_runtime(folder: Path) -> None:
+    """Make `-lcudart` find the runtime of pip's packages, which bring libcudart.so.13 without the name for linkers."""
+    versions, name = sorted(folder.glob("libcudart.so.*")), folder / "libcudart.so"
+    if versions and not name.exists():
+        with suppress(OSError):  # a folder of somebody else's; the linker then says what it misses
+            name.symlink_to(versions[-1].name)

@@ -15,8 +15,10 @@ from tiny_networks import LITE, clip, repaired, seeded, tiny_pipeline
 
 from diffusion import __main__ as cli
 from diffusion import configurations
+from diffusion.blueprint import read_blueprint
+from diffusion.clips import windows
+from diffusion.memory_plan import Run, plan_memory
 from diffusion.preview import TITLE_HEIGHT
-from diffusion.repair_command import windows
 
 FRAMES, HEIGHT, WIDTH = 5, 20, 28
 
@@ -117,6 +119,22 @@ def test_long_clips_are_repaired_window_by_window(monkeypatch, capsys, npz, weig
         )
         parts.append(output.rgb[first_new - start :])
     assert np.allclose(rgb, torch.cat(parts).numpy(), atol=1e-3)
+
+
+def test_a_window_beyond_the_budget_is_shortened_and_told(monkeypatch, capsys, weights, tmp_path):
+    arrays = {key: value.numpy() for key, value in clip(0, 8, HEIGHT, WIDTH).items()}
+    arrays["reference"] = arrays.pop("references")
+    np.savez(tmp_path / "clip.npz", **arrays)
+    whole = Run(8, HEIGHT, WIDTH, steps=1, guidance=False, references=2)
+    budget = plan_memory(read_blueprint(weights), whole, budget=1).peak - 1
+    found = []
+    for name, options in (("short", ("--memory-budget", budget)), ("window", ("--window", 4))):
+        command = ("--clip", tmp_path / "clip.npz", "--out", tmp_path / name, "--weights", weights, "--steps", 1)
+        status, text, _ = run(monkeypatch, capsys, *command, *options)
+        assert status == 0 and ("so 4 frames are repaired at a time" in text) == (name == "short")
+        with np.load(tmp_path / name / "repaired.npz") as stored:
+            found.append(stored["rgb"])
+    assert len(found[0]) == 8 and np.allclose(*found, atol=1e-4)
 
 
 @pytest.mark.parametrize("length", [1, 4, 16])

@@ -71,6 +71,19 @@ def test_the_compiler_is_brought_onto_the_path(tmp_path, monkeypatch):
     assert os.environ["PATH"].split(os.pathsep)[0] == str(tmp_path / "cuda" / "bin")
 
 
+def test_pip_s_runtime_gets_the_name_that_linkers_look_for(tmp_path, monkeypatch):
+    compiler(tmp_path / "cu13" / "bin", "13.0")
+    library = tmp_path / "cu13" / "lib"
+    library.mkdir()
+    (library / "libcudart.so.13").write_text("the runtime")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cu13"))
+    for _ in range(2):  # the second time it is there
+        toolkit.prepare_compiler("13.0")
+        assert (library / "libcudart.so").read_text() == "the runtime"
+    toolkit.name_runtime(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_without_one_the_message_names_the_toolkit():
     with pytest.raises(ImportError, match="install the CUDA toolkit 12.4"):
         toolkit.prepare_compiler("12.4")

@@ -83,6 +83,20 @@ def test_modules_are_moved_off_where_memory_is_short(folders):
     assert not any(isinstance(p, SimTensor) for network in found._networks() for p in network.parameters())
 
 
+def test_a_clip_that_is_too_long_is_repaired_in_parts_and_told(folders):
+    whole = plan_memory(read_blueprint(folders["tiny-lite"]), Run(8, 16, 24, torch.bfloat16, 1, False), budget=1)
+    with simulated_cuda(memory=(int((whole.peak - 1) / 0.9), 8 << 30)):
+        clip = rendered(frames=8)
+        first = RGBDClip(clip.rgb[:4], clip.depth[:4], clip.alpha[:4], cameras=clip.cameras[:4])
+        found, told = repairer(folders["tiny-lite"])
+        repaired = found.repair(clip, PHOTO.to("cuda"))
+        alone = found.repair(first, PHOTO.to("cuda"))
+    assert "clip of 8 frames of 24x16 does not fit" in told[1] and "so 4 frames are repaired at a time" in told[1]
+    assert repaired.rgb.shape == clip.rgb.shape and repaired.confidence.shape == clip.alpha.shape
+    torch.testing.assert_close(repaired.rgb[:4].cpu(), alone.rgb.cpu(), rtol=0.02, atol=0.02)
+    torch.testing.assert_close(repaired.disparity[:4].cpu(), alone.disparity.cpu(), rtol=0.02, atol=0.02)
+
+
 def test_too_little_free_memory_is_a_warning_and_a_budget_of_the_user_s_a_bound(folders, caplog):
     with simulated_cuda(memory=(1 << 20, 8 << 30)):
         found, told = repairer(folders["tiny-fusion"])

@@ -1,0 +1,66 @@
+"""scripts/bench_gpu.py on the make-believe device: both trainers, and repairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from simulated_cuda import simulated_cuda
+from simulated_gsplat import Steps
+from tiny_networks import LITE, OFFICIAL
+
+from diffusion.configurations import CONFIGURATIONS
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
+    for configuration in (LITE, OFFICIAL):
+        monkeypatch.setitem(CONFIGURATIONS, configuration.name, configuration)
+
+
+def test_both_trainers_take_steps(gpu, scripts, monkeypatch):
+    from bench_gpu_steps import measure_steps
+
+    theirs = Steps()
+    theirs.install(monkeypatch)
+    rows = measure_steps((200,), (40, 24), steps=2, blocks=2, device=torch.device("cuda"))
+    assert [(row["trainer"], row["splats"]) for row in rows] == [("genfusion", 200), ("gsplat", 200)]
+    assert all(row["median_ms"] > 0 and 0 < row["loss"] < 100 for row in rows)
+    assert theirs.calls.count("rasterize") == 6  # gsplat's part goes through gsplat, one block more than is timed
+
+
+def test_our_steps_learn_the_photos(gpu, scripts):
+    from bench_gpu_steps import Room, our_step
+
+    step = our_step(Room.make(400, (40, 24), torch.device("cuda"), views=1), torch.device("cuda"))
+    first, *_, last = [float(step(index)) for index in range(25)]
+    assert last < 0.9 * first
+
+
+@pytest.mark.parametrize("free", [20 << 30, 1])
+def test_repairs_with_the_settings_of_the_plan(scripts, free):
+    from bench_gpu_clips import Clips, measure_clips
+
+    clips = Clips(((24, 16),), frames=2, repeats=1, steps=1, compiled=False)
+    with simulated_cuda(memory=(free, 24 << 30)):
+        rows = measure_clips(("tiny-lite", "tiny-official"), clips, torch.device("cuda"))
+    found = [(row["weights"], row["size"], row["frames"]) for row in rows]
+    assert found == [("tiny-lite", "24x16", 2), ("tiny-official", "24x16", 2)]
+    assert all(row["offload"] == (free == 1) and row["dtype"] == "bfloat16" for row in rows)
+    assert all(row["seconds"]["median"] > 0 and row["planned_bytes"] > 0 for row in rows)
+
+
+def test_what_does_not_fit_is_left_out_and_the_rest_goes_on(cuda, scripts, monkeypatch):
+    import bench_gpu_clips
+
+    def full(*arguments):
+        if arguments[0] == "tiny-lite":
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 12.60 GiB.\nmore")
+        return [{"seconds": {}}]
+
+    monkeypatch.setattr(bench_gpu_clips, "measured", full)
+    clips = bench_gpu_clips.Clips(((24, 16),), 2, 1, 1, False)
+    lost, kept = bench_gpu_clips.measure_clips(("tiny-lite", "tiny-official"), clips, torch.device("cuda"))
+    assert lost["left_out"].endswith("12.60 GiB.") and kept["weights"] == "tiny-official"
