@@ -129,7 +129,7 @@ class _Costs:
         def part(cost: Cost) -> Cost:
             return Cost(cost.flops * frames // whole, cost.peak_bytes * frames // whole)
 
-        return replace(self, choose=part(self.choose), denoise=part(self.denoise))
+        return replace(self, fuse=part(self.fuse), denoise=part(self.denoise))
 
 
 def plan_memory(blueprint: Blueprint, run: Run, budget: int | None = None, shorten: bool = False) -> MemoryPlan:
