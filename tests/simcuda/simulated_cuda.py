@@ -297,7 +297,8 @@ FACTORY_FUNCTIONS = {getattr(torch, name) for name in FACTORIES.split()}
 FROM_HOST = {torch.tensor, torch.as_tensor, torch.asarray}
 NEW = {Tensor.new_tensor, Tensor.new_zeros, Tensor.new_ones, Tensor.new_full, Tensor.new_empty}
 MOVES = {Tensor.to, Tensor.cuda, Tensor.cpu, Tensor.type, Tensor.pin_memory}
-WATCHED = FACTORY_FUNCTIONS | NEW | MOVES | {torch.nn.functional.one_hot}
+QUANTILES = {torch.quantile, Tensor.quantile}
+WATCHED = FACTORY_FUNCTIONS | NEW | MOVES | QUANTILES | {torch.nn.functional.one_hot}
 
 
 class _Mode(TorchFunctionMode):
@@ -314,6 +315,8 @@ class _Mode(TorchFunctionMode):
             return _new(func, args, kwargs)
         if func is torch.nn.functional.one_hot and on_device(first):
             return clad(func(first.elem, *args[1:], **kwargs))  # on CUDA it looks at no values
+        if func in QUANTILES and on_device(first):
+            return _quantile(func, args, kwargs)
         if func in FACTORY_FUNCTIONS:
             return _make(func, args, kwargs)
         return func(*args, **kwargs)
@@ -321,6 +324,15 @@ class _Mode(TorchFunctionMode):
 
 def _to_cuda(device: Any) -> bool:
     return isinstance(device, int) or (device is not None and torch.device(device).type == "cuda")
+
+
+def _quantile(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Inside of it C++ makes tensors on the device that it sees beneath."""
+    if any(isinstance(x, Tensor) and not on_device(x) for x in args):
+        raise MixedDevices(f"quantile is given tensors on {DEVICE} and on the CPU at {_asking_line()}")
+    if args[0].requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError("quantile has no gradient on the make-believe device")
+    return clad(func(*map(bare, args), **kwargs))
 
 
 def _new(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

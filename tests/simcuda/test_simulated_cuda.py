@@ -43,6 +43,7 @@ MADE_THERE = [
     lambda x: torch.cat([x, x]),
     lambda x: x.data,
     lambda x: copy.deepcopy(x),
+    lambda x: x.flatten().quantile(0.9),
 ]
 
 
@@ -87,6 +88,7 @@ MIXES = [
     lambda there, here: setattr(there, "data", here),
     lambda there, here: torch.nn.functional.mse_loss(there, here),
     lambda there, here: there.lerp(here, 0.5),
+    lambda there, here: there.flatten().quantile(here[0]),
 ]
 
 
