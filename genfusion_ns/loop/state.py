@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from genfusion_ns.loop.pool import Admission, GeneratedFrame, GeneratedViews
@@ -21,8 +21,6 @@ class RoundReport:
     """Clips rendered and repaired, refused ones among them."""
     admitted: int
     """Frames that entered the pool."""
-    evicted: int
-    """Frames that left it because it was full, or they had faded."""
     pool: int
     """Frames in the pool afterwards."""
     coverage: float
@@ -34,10 +32,7 @@ class RoundReport:
     agreement: float = 1.0
     """Mean agreement of the repaired frames with the captured views."""
     refused: int = 0
-    """Frames that did not enter: they weighed next to nothing, or an older one of the same view agreed better with the
-    captured views."""
-    replaced: int = 0
-    """Older frames that left for a new one of the same view."""
+    """Frames that did not enter: they weighed next to nothing."""
     added: int = 0
     """Splats that were added where the repaired frames show surfaces that were missing."""
     clips_refused: int = 0
@@ -71,10 +66,10 @@ class LoopState:
         """Number of the next round."""
         return len(self.reports)
 
-    def admit(self, frames: Sequence[GeneratedFrame], unit: float) -> Admission:
+    def admit(self, frames: Sequence[GeneratedFrame]) -> Admission:
         """Take the frames of a new round into the pool (`GeneratedViews.admit`)."""
         before = list(self.pool.frames)
-        admission = self.pool.admit(frames, unit)
+        admission = self.pool.admit(frames)
         left = {frame.id for frame in before} - {frame.id for frame in self.pool.frames}
         self.retired = [frame for frame in before if frame.id in left]
         return admission
@@ -102,6 +97,7 @@ class LoopState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`."""
         self.pool.load_state_dict(state["pool"])
-        self.reports = [RoundReport(**report) for report in state["reports"]]
+        known = {field.name for field in fields(RoundReport)}
+        self.reports = [RoundReport(**{k: v for k, v in report.items() if k in known}) for report in state["reports"]]
         self.retired = [GeneratedFrame.from_state_dict(frame) for frame in state["retired"]]
         self.unfinished = state.get("unfinished", False)

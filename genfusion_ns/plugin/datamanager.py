@@ -263,8 +263,10 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         ]
 
     def run_round_if_due(self, model: GenFusionModel, folder: Path, step: int) -> None:
-        """Run a round after step `step` (0-based) where one is scheduled or asked for."""
-        if self.rounds.wants_round(self._loop, step + 1, self.run_length):
+        """Run a round after step `step` (0-based) where one is asked for, or is scheduled for the step after: growth
+        follows every hundredth step, as rounds do, and costs what splats show 5 dB until they have settled again."""
+        k = 1 if step == 0 and self._loop.is_round_due(1, self.run_length) else step + 2
+        if self.rounds.wants_round(self._loop, k, self.run_length):
             self.run_round(model, folder, step)
 
     def make_up_for_round(self, model: GenFusionModel, folder: Path, step: int) -> None:
