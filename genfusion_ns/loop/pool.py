@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +18,16 @@ from torch import Tensor
 from genfusion_ns.cameras import Camera
 from genfusion_ns.errors import UserError
 from genfusion_ns.files import LEFTOVERS, write_atomic
+from genfusion_ns.geometry import directions, positions
 from genfusion_ns.seeding import order_index
 
 _INDEX = "pool.json"
+ALIKE_DISTANCE = 0.05
+"""Two views are alike if their centres are closer than this, in scene extents, ..."""
+ALIKE_COSINE = math.cos(math.radians(5.0))
+"""... and their directions than this."""
+WORSE = 0.1
+"""A new frame whose agreement is lower by more than this does not replace an older one of its view."""
 LEAST_WEIGHT = 0.02
 """A frame that weighs less is not worth the step that it would be rendered in."""
 
@@ -151,11 +159,27 @@ class Admission(NamedTuple):
     """What became of a round's frames."""
 
     entered: int
-    """New frames now in the pool."""
+    """New frames now in the pool (before the capacity was looked at)."""
     refused: int
-    """New frames that weighed next to nothing, or for which there was no room."""
-    left: int
-    """Older frames that made room."""
+    """New frames that weighed next to nothing, or agreed less with the captured views than an older one of almost the
+    same view."""
+    replaced: int
+    """Older frames that made room for such a new one."""
+    evicted: int
+    """Frames that had to leave a full pool."""
+
+
+def most_alike(camera: Camera, frames: Sequence[GeneratedFrame], unit: float) -> GeneratedFrame | None:
+    """The frame that shows almost the same view, within ALIKE_DISTANCE and ALIKE_COSINE; None if there is none."""
+    if not frames:
+        return None
+    cameras = [frame.camera for frame in frames]
+    distance = (positions(cameras) - camera.position.to("cpu")).norm(dim=-1) / unit
+    cosine = directions(cameras) @ camera.w2c[2, :3].to("cpu")
+    alike = (distance < ALIKE_DISTANCE) & (cosine > ALIKE_COSINE)
+    if not bool(alike.any()):
+        return None
+    return frames[int(torch.where(alike, distance + (1.0 - cosine), torch.inf).argmin())]
 
 
 @dataclass
@@ -163,7 +187,7 @@ class GeneratedViews:
     """A bounded pool of generated frames."""
 
     capacity: int
-    """Most frames kept, the heaviest."""
+    """Most frames kept; beyond it the lightest, and among equals the oldest, leave."""
     frames: list[GeneratedFrame] = field(default_factory=list)
     """By age, the oldest first."""
     next_id: int = 0
@@ -172,19 +196,31 @@ class GeneratedViews:
     def __len__(self) -> int:
         return len(self.frames)
 
-    def admit(self, frames: Iterable[GeneratedFrame]) -> Admission:
-        """Take the frames of one round in, in place of the older ones: those were better than renders of their time,
-        and nobody knows whether they are better than today's. Frames that weigh less than LEAST_WEIGHT are not taken;
-        a round without any frames leaves the older ones."""
-        made = list(frames)
-        entering = [replace(frame, id=self.next_id + i) for i, frame in enumerate(made) if frame.weight >= LEAST_WEIGHT]
-        if not made:
-            return Admission(0, 0, 0)
-        left = len(self.frames)
-        self.next_id += len(made)
-        heaviest = sorted(entering, key=lambda frame: (-frame.weight, -frame.id))[: self.capacity]
-        self.frames = sorted(heaviest, key=lambda frame: frame.id)
-        return Admission(len(self.frames), len(made) - len(self.frames), left)
+    def admit(self, frames: Iterable[GeneratedFrame], unit: float = 1.0) -> Admission:
+        """Take the frames of one round in.
+
+        Where an older frame shows almost the same view, the new one takes its place: it came from better splats, unless
+        it agrees less with the captured views. Frames that weigh less than LEAST_WEIGHT are not taken.
+
+        Args:
+            unit: the scene's extent, by which "almost the same" is measured.
+        """
+        older = list(self.frames)
+        entering, replaced, refused = [], set(), 0
+        for frame in frames:
+            rival = most_alike(frame.camera, [f for f in older if f.id not in replaced], unit)
+            if frame.weight < LEAST_WEIGHT or (rival is not None and rival.agreement > frame.agreement + WORSE):
+                refused += 1
+                continue
+            if rival is not None:
+                replaced.add(rival.id)
+            entering.append(replace(frame, id=self.next_id))
+            self.next_id += 1
+        self.frames = [f for f in older if f.id not in replaced] + entering
+        surplus = max(0, len(self.frames) - self.capacity)
+        leaving = {frame.id for frame in sorted(self.frames, key=lambda frame: (frame.weight, frame.id))[:surplus]}
+        self.frames = [frame for frame in self.frames if frame.id not in leaving]
+        return Admission(len(entering), refused, len(replaced), surplus)
 
     def of_round(self, round: int) -> list[Camera]:
         """The views of a round's frames that are still here."""

@@ -80,7 +80,7 @@ def run_round(
             repairer.release()
     standing = trust([report.outcome for report in state.reports])
     weighed = [replace(frame, weight=frame.weight * standing) for frame in frames]
-    admission = state.admit(weighed)
+    admission = state.admit(weighed, work.seen.unit)
     before = None
     if admission.entered:
         before = asdict(gather(render, judging, state.pool.of_round(state.round)))
@@ -93,10 +93,12 @@ def run_round(
         round=state.round,
         step=k,
         admitted=admission.entered,
+        evicted=admission.evicted,
         pool=len(state.pool),
         seconds=time.monotonic() - began,
         agreement=_mean([frame.agreement for frame in frames]),
         refused=admission.refused,
+        replaced=admission.replaced,
         added=added,
         before=before,
         outcome=outcome,

@@ -21,6 +21,8 @@ class RoundReport:
     """Clips rendered and repaired, refused ones among them."""
     admitted: int
     """Frames that entered the pool."""
+    evicted: int
+    """Frames that left it because it was full, or they had faded."""
     pool: int
     """Frames in the pool afterwards."""
     coverage: float
@@ -32,7 +34,10 @@ class RoundReport:
     agreement: float = 1.0
     """Mean agreement of the repaired frames with the captured views."""
     refused: int = 0
-    """Frames that did not enter: they weighed next to nothing."""
+    """Frames that did not enter: they weighed next to nothing, or an older one of the same view agreed better with the
+    captured views."""
+    replaced: int = 0
+    """Older frames that left for a new one of the same view."""
     added: int = 0
     """Splats that were added where the repaired frames show surfaces that were missing."""
     clips_refused: int = 0
@@ -66,10 +71,10 @@ class LoopState:
         """Number of the next round."""
         return len(self.reports)
 
-    def admit(self, frames: Sequence[GeneratedFrame]) -> Admission:
+    def admit(self, frames: Sequence[GeneratedFrame], unit: float) -> Admission:
         """Take the frames of a new round into the pool (`GeneratedViews.admit`)."""
         before = list(self.pool.frames)
-        admission = self.pool.admit(frames)
+        admission = self.pool.admit(frames, unit)
         left = {frame.id for frame in before} - {frame.id for frame in self.pool.frames}
         self.retired = [frame for frame in before if frame.id in left]
         return admission

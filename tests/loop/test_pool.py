@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -58,26 +59,58 @@ def test_what_is_not_finite_is_not_believed(around):
     assert empty.disparity_map().abs().max() == 0
 
 
-def test_a_round_takes_the_place_of_the_one_before_and_the_heaviest_fit(around):
-    pool = GeneratedViews(capacity=2)
-    assert pool.admit(frame(around[i], i) for i in range(2)) == (2, 0, 0)
-    assert pool.admit([frame(around[3], 3, weight=0.5), frame(around[4], 4), frame(around[5], 5)]) == (2, 1, 2)
-    assert [f.provenance.frame for f in pool.frames] == [4, 5]
-    assert [f.id for f in pool.frames] == [3, 4]
-    assert pool.admit([frame(around[6], 6)]) == (1, 0, 2)
-    assert [f.id for f in pool.frames] == [5]
+def test_pool_is_bounded_and_the_lightest_then_oldest_leave(around):
+    pool = GeneratedViews(capacity=4)
+    assert pool.admit(frame(around[i], i) for i in range(3)) == (3, 0, 0, 0)
+    assert pool.admit([frame(around[3], 3, weight=0.5), frame(around[4], 4), frame(around[5], 5)]) == (3, 0, 0, 2)
+    assert [f.provenance.frame for f in pool.frames] == [1, 2, 4, 5]
+    assert [f.id for f in pool.frames] == [1, 2, 4, 5]
+    pool.admit([frame(around[6], 6)])
+    assert [f.id for f in pool.frames] == [2, 4, 5, 6]
 
 
-def test_a_round_without_frames_leaves_those_that_are_there(around):
-    pool = GeneratedViews(capacity=2)
-    pool.admit([frame(around[0], 0)])
-    assert pool.admit([]) == (0, 0, 0) and len(pool) == 1
+def moved(camera, distance: float, degrees: float = 0.0):
+    turn = torch.eye(4)
+    angle = torch.tensor(math.radians(degrees))
+    turn[0, 0] = turn[2, 2] = angle.cos()
+    turn[0, 2], turn[2, 0] = angle.sin(), -angle.sin()
+    turn[0, 3] = distance
+    return dataclasses.replace(camera, w2c=turn @ camera.w2c)
+
+
+@pytest.mark.parametrize(
+    ("distance", "degrees", "alike"), [(0, 0, True), (0.09, 0, True), (0, 4, True), (0.11, 0, False), (0, 6, False)]
+)
+def test_of_two_like_views_the_one_that_agrees_better_stays(around, distance, degrees, alike):
+    for agreement, newer_wins in ((0.55, False), (0.65, True), (0.9, True)):
+        pool = GeneratedViews(capacity=9)
+        pool.admit([dataclasses.replace(frame(around[0], 1), agreement=0.7), frame(around[1], 2)])
+        new = dataclasses.replace(frame(moved(around[0], distance, degrees), 3), agreement=agreement)
+        found = pool.admit([new], unit=2.0)
+        assert found == ((1, 0, 0, 0) if not alike else (1, 0, 1, 0) if newer_wins else (0, 1, 0, 0))
+        left = [f.provenance.frame for f in pool.frames]
+        assert left == ([1, 2, 3] if not alike else [2, 3] if newer_wins else [1, 2])
+
+
+def test_frames_of_one_round_never_push_each_other_out(around):
+    pool = GeneratedViews(capacity=9)
+    assert pool.admit([frame(around[0], i) for i in range(3)]) == (3, 0, 0, 0)
+    assert pool.admit([frame(around[0], i) for i in range(3, 8)]) == (5, 0, 3, 0)
 
 
 def test_what_weighs_next_to_nothing_does_not_enter(around):
     pool = GeneratedViews(capacity=9)
-    assert pool.admit([frame(around[0], 0, weight=0.01), frame(around[1], 1, weight=0.03)]) == (1, 1, 0)
+    assert pool.admit([frame(around[0], 0, weight=0.01), frame(around[1], 1, weight=0.03)]) == (1, 1, 0, 0)
     assert [f.provenance.frame for f in pool.frames] == [1]
+
+
+def test_of_a_full_pool_the_lightest_leaves_and_among_equals_the_oldest(around):
+    pool = GeneratedViews(capacity=3)
+    pool.admit([frame(around[0], 0), frame(around[1], 1, weight=0.5), frame(around[2], 2)])
+    assert pool.admit([frame(around[3], 3)]) == (1, 0, 0, 1)
+    assert [f.provenance.frame for f in pool.frames] == [0, 2, 3]
+    assert pool.admit([frame(around[4], 4)]) == (1, 0, 0, 1)
+    assert [f.provenance.frame for f in pool.frames] == [2, 3, 4]
 
 
 def test_a_rounds_frames_can_lose_weight_or_leave(around):

@@ -25,7 +25,7 @@ LOOP = LoopConfig(start=10, every=10, until=35)
 
 
 def report(number: int = 0, **values) -> RoundReport:
-    numbers = {"step": 10 * (number + 1), "clips": 2, "admitted": 7, "pool": 7, "coverage": 0.625}
+    numbers = {"step": 10 * (number + 1), "clips": 2, "admitted": 7, "evicted": 0, "pool": 7, "coverage": 0.625}
     return RoundReport(round=number, **{**numbers, "change": 0.1, "seconds": 1.0, "agreement": 0.875, **values})
 
 
