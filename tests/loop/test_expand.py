@@ -112,7 +112,9 @@ def test_points_in_free_space_are_refused():
 
 def test_a_floater_that_a_repairer_invents_before_the_cameras_is_refused():
     frame = truthful(CAPTURED[1], textured)
-    invented = replace(frame, disparity=torch.full((72, 96, 1), 1 / 1.2))
+    hole = torch.ones(72, 96, 1)
+    hole[20:50, 30:60] = 0
+    invented = replace(frame, disparity=torch.full((72, 96, 1), 1 / 1.2), alpha=frame.alpha * hole)
     assert missing_region(invented).any()
     assert len(missing_points(invented, seen(textured).near(frame.camera, 3), 1.0).xyz) == 0
 
