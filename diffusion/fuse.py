@@ -59,7 +59,7 @@ def fuse_clip(network: FusionNetwork, inputs: RepairInputs) -> FusedClip:
     if warped is None:
         warped = rgb.new_zeros(*rgb.shape[:2], 1, CHANNELS, height, width)
     maps = [padded(x, network.multiple) for x in (rgb.clamp(0, 1), alpha.clamp(0, 1), disparity, warped)]
-    fused = network(*(x.to(network.dtype) for x in maps))
+    fused = network(*maps)
     maps = (fused.rgb.clamp(0, 1), fused.disparity, fused.certainty, fused.gain)
     return FusedClip(*(x[..., :height, :width].float().movedim(2, -1).contiguous() for x in maps))
 

@@ -243,7 +243,7 @@ def _trace(blueprint: Blueprint, run: Run) -> tuple[_Costs, Run]:
     size = (run.frames, run.height, run.width)
     if "unet" not in modules:
         none = Cost(0, 0)
-        return _Costs(_trace_fusion(modules.get("fusion"), size, run.dtype), none, none, none, none), run
+        return _Costs(_trace_fusion(modules.get("fusion"), size), none, none, none, none), run
     unet, vae = modules["unet"], modules["vae"]
     factor = spatial_factor(vae)
     multiple = factor * 2 ** (len(unet.config["block_out_channels"]) - 1)
@@ -261,7 +261,7 @@ def _trace(blueprint: Blueprint, run: Run) -> tuple[_Costs, Run]:
     moment = torch.empty((), dtype=torch.long, device="meta")
     with torch.device("meta"):
         costs = _Costs(
-            fuse=_trace_fusion(modules.get("fusion"), size, run.dtype),
+            fuse=_trace_fusion(modules.get("fusion"), size),
             encode=trace(lambda: vae.encode(empty(1, channels, height, width)).latent_dist.parameters),
             decode=trace(lambda: vae.decode(empty(1, latent_channels, *latent)).sample),
             reference=_trace_reference(blueprint, modules, empty),
@@ -270,14 +270,14 @@ def _trace(blueprint: Blueprint, run: Run) -> tuple[_Costs, Run]:
     return costs, replace(run, height=height, width=width)
 
 
-def _trace_fusion(fusion: Any, size: tuple[int, int, int], dtype: torch.dtype) -> Cost:
+def _trace_fusion(fusion: Any, size: tuple[int, int, int]) -> Cost:
     """A whole clip through the fusion network, with as many photos as it was trained with."""
     if fusion is None:
         return Cost(0, 0)
     frames, height, width = size
     height, width = (-(-side // fusion.multiple) * fusion.multiple for side in (height, width))
     channels = ((3,), (1,), (1,), (PHOTOS, CHANNELS))
-    clip = [torch.empty(1, frames, *n, height, width, dtype=dtype, device="meta") for n in channels]
+    clip = [torch.empty(1, frames, *n, height, width, device="meta") for n in channels]
     with torch.device("meta"):
         return trace(lambda: fusion(*clip))
 

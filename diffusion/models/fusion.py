@@ -96,7 +96,7 @@ class FusionNetwork(ModelMixin, ConfigMixin):
         return 2 ** len(self.config["widths"])
 
     def forward(self, rgb: Tensor, alpha: Tensor, disparity: Tensor, sources: Tensor) -> Fused:
-        """Fuse clips.
+        """Fuse clips; only the layers compute in the weights' precision.
 
         Args:
             rgb: [B, T, 3, H, W] renderings over black, in [0, 1]; H and W are multiples of `multiple`.
@@ -134,11 +134,11 @@ class FusionNetwork(ModelMixin, ConfigMixin):
         """Residual, log error, log disparity and the rendering's log error [N, 6, H, W], and how much the rendering and
         each photo is worth, [N, S + 1, 1, H, W], -inf where a photo shows nothing."""
         own = torch.cat([2 * clip.base - 1, 2 * clip.alpha - 1, clip.disparity.clamp(0, 4), clip.shown], 1)
-        x = self.stem(F.pixel_unshuffle(own, 2))
+        x = self.stem(F.pixel_unshuffle(own, 2).to(self.dtype))
         features = self._sources(clip.sources, clip.base)
         x = F.silu(x + self.pooled(pooled(features, clip.sources[:, :, 3:4])))
         x = self._unet(x, frames)
-        maps = F.pixel_shuffle(self.head(x), 2)
+        maps = F.pixel_shuffle(self.head(x), 2).float()
         return maps[:, 1:], clip.masked(self._worth(x, features, maps[:, :1]))
 
     def _sources(self, sources: Tensor, base: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ class FusionNetwork(ModelMixin, ConfigMixin):
         count = sources.shape[1]
         offset = (sources[:, :, :3] - base[:, None]) * sources[:, :, 3:4]
         both = torch.cat([sources[:, :, :7], sources[:, :, 7:].clamp(0, 4), offset], 2).flatten(0, 1)
-        return self.source(F.pixel_unshuffle(both, 2)).unflatten(0, (len(sources), count))
+        return self.source(F.pixel_unshuffle(both, 2).to(self.dtype)).unflatten(0, (len(sources), count))
 
     def _unet(self, x: Tensor, frames: int) -> Tensor:
         kept = []
@@ -164,7 +164,9 @@ class FusionNetwork(ModelMixin, ConfigMixin):
         """[N, S + 1, 1, H, W] of features [N, c, h, w] and [N, S, c', h, w], and the rendering's worth [N, 1, H, W]."""
         count = features.shape[1]
         joined = torch.cat([x[:, None].expand(-1, count, -1, -1, -1), features], 2).flatten(0, 1)
-        return torch.cat([own[:, None], F.pixel_shuffle(self.weigh(joined), 2).unflatten(0, (len(x), count))], 1)
+        return torch.cat(
+            [own[:, None], F.pixel_shuffle(self.weigh(joined), 2).float().unflatten(0, (len(x), count))], 1
+        )
 
     def _compose(self, maps: Tensor, logits: Tensor, clip: View, unit: Tensor, batch: int) -> Fused:
         weights = logits.softmax(1)
@@ -253,7 +255,7 @@ def pooled(features: Tensor, shown: Tensor) -> Tensor:
     """Mean and maximum [N, 2 c + 1, h, w] of photos' features [N, S, c, h, w] where these show something (shown
     [N, S, 1, H, W], 1.0 or 0.0, at twice the size), and how many do."""
     count = features.shape[1]
-    weight = F.avg_pool2d(shown.flatten(0, 1), 2).unflatten(0, (-1, count))
+    weight = F.avg_pool2d(shown.flatten(0, 1), 2).unflatten(0, (-1, count)).to(features.dtype)
     total = weight.sum(1)
     mean = (features * weight).sum(1) / total.clamp_min(1e-3)
     return torch.cat([mean, (features * weight).amax(1), total / 4], 1)

@@ -1,6 +1,5 @@
-"""New splats where repaired frames show surfaces and the splats show none: GenFusion's content expansion, checked
-against the captured views, thinned and capped. Where only the depth disagrees nothing is added: a repair's depth is no
-better than the splats'."""
+"""New splats where repaired frames show surfaces that the splats lack: GenFusion's content expansion (where opacity is
+low, or depth disagrees), in every mode, checked against the captured views, thinned and capped."""
 
 from __future__ import annotations
 
@@ -20,6 +19,8 @@ from genfusion_ns.loop.refine import RefinedFrame
 
 EMPTY = 0.5
 """Opacity below which a render has nothing to show."""
+OTHER_DEPTH = 0.3
+"""Relative difference from which a repaired depth is another surface than the rendered one."""
 BELIEVED = 0.1
 """Least confidence and agreement of a pixel that may become a splat."""
 FREE = 0.1
@@ -75,7 +76,8 @@ def missing_region(frame: RefinedFrame) -> Tensor:
     near, far = (float(measured.kthvalue(max(1, math.ceil(q * len(measured)))).values) for q in (0.01, 0.99))
     depth = 1.0 / frame.disparity.clamp_min(1e-9)
     sane = (frame.disparity > 0) & (depth > near / 3.0) & (depth < far * 3.0)
-    return (sane & (frame.confidence >= BELIEVED) & ~solid)[..., 0]
+    other = solid & ((depth - frame.depth).abs() > OTHER_DEPTH * frame.depth)
+    return (sane & (frame.confidence >= BELIEVED) & (~solid | other))[..., 0]
 
 
 def in_free_space(xyz: Tensor, view: SeenView) -> Tensor:

@@ -16,7 +16,7 @@ class RoundReport:
     round: int
     """Number of the round, from 0."""
     step: int
-    """Finished training steps at that time."""
+    """The step that the round was scheduled for (it comes just before that step's growth), or asked for after."""
     clips: int
     """Clips rendered and repaired, refused ones among them."""
     admitted: int

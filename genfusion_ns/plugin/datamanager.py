@@ -278,7 +278,7 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
 
     def run_round(self, model: GenFusionModel, folder: Path, step: int) -> None:
         """After step `step`: render novel views, have them repaired, admit them, keep them on disk too."""
-        k = step + 1
+        k = step + 2 if self._loop.is_round_due(step + 2, self.run_length) else step + 1
         self.loop_state.unfinished = True
         if self._repairer is None:
             self._repairer = self._loop.make_repairer(self.device, CONSOLE.print)

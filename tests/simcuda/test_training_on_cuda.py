@@ -39,13 +39,13 @@ def test_the_gpu_preset_trains_with_rounds_and_growth(gpu, scene, tmp_path):
     assert grown > 392
     take_steps(trainer, 19, 24)
     (report,) = trainer.pipeline.datamanager.loop_state.reports
-    assert report.admitted > 0 and report.added > 0
+    assert report.admitted > 0
     assert_all_on_device(trainer)
     assert all(value.isfinite().all() for value in splats(trainer).values())
 
 
 def test_a_round_that_is_taken_back_does_not_stop_training(gpu, scene, tmp_path, monkeypatch):
-    monkeypatch.setattr("genfusion_ns.loop.accept.judge", lambda before, after, tolerance: "rolled back")
+    monkeypatch.setattr("genfusion_ns.loop.accept.judge", lambda *_: "rolled back")
     loop = {**ONE_CLIP, "start": 4, "every": 4}
     trainer = started(small(gpu_config("genfusion"), scene, tmp_path, loop=loop))
     take_steps(trainer, 0, 10)
@@ -56,7 +56,7 @@ def test_a_round_that_is_taken_back_does_not_stop_training(gpu, scene, tmp_path,
 def test_waits_and_launches_of_a_step(gpu, scene, tmp_path, capsys):
     """Each wait leaves the GPU without work. Counted like this, d7f7d80 had 8 and 35 of them (11 and 41 with those
     inside of gsplat that are no longer called), and 262 and 943 launches."""
-    loop = {**ONE_CLIP, "start": 3, "every": 100, "expand": 0}
+    loop = {**ONE_CLIP, "start": 4, "every": 100, "expand": 0}
     trainer = started(small(gpu_config("genfusion"), scene, tmp_path, loop=loop))
     counted = {}
     for name, first in (("captured", 1), ("with a generated view", 6)):
