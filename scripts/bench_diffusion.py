@@ -43,7 +43,7 @@ ANCHORS = ({"size": "512x320", "seconds": 20}, {"size": "1024x576", "seconds": 7
 class Bench:
     """Measure the repair model."""
 
-    configurations: tuple[str, ...] = ("lite", "lite-fast", "lite-small")
+    configurations: tuple[str, ...] = ("lite",)
     """Configurations to run on the CPU, each in a process of its own; none skips this part."""
     frames: int = 16
     """Frames of a clip, for all parts."""

@@ -239,6 +239,7 @@ def test_finished_run_is_not_trained_on(scene, make_config, train, capsys):
 
 def test_bad_step_changes_nothing_and_many_stop_the_run(scene, make_config, capsys, monkeypatch):
     config = make_config(scene, max_num_iterations=10, max_bad_steps=3)
+    config.pipeline.datamanager.loop.every = 0  # a round may add splats
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
     model = trainer.pipeline.model
