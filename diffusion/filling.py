@@ -9,6 +9,12 @@ SURE = 1e-8
 """Weights are divided by at least this."""
 
 
+def filled(rgb: Tensor, alpha: Tensor) -> Tensor:
+    """Renderings [N, 3, H, W] over black, with a smooth guess behind everything that is not opaque [N, 1, H, W]."""
+    # over black a rendering is opacity * colour already, hence its own numerator
+    return rgb + (1 - alpha) * pull_push(rgb, alpha)
+
+
 def pull_push(weighted: Tensor, weight: Tensor) -> Tensor:
     """The weighted mean of what surrounds each pixel, over windows that double until there is enough weight
     (Gortler et al. 1996, "The Lumigraph", section 3.5).

@@ -15,15 +15,13 @@ from diffusion.blueprint import Blueprint
 from diffusion.errors import UserError
 from diffusion.models.vae import spatial_factor
 from diffusion.preprocess import letterbox
-from diffusion.source_views import CHANNELS
+from diffusion.source_views import CHANNELS, PHOTOS
 from diffusion.tracing import Cost, trace
 
 MIB = 2**20
 CHUNKS = (8, 4, 2, 1)
 # Convolution workspaces and the allocator's rounding, which shapes do not tell.
 ALLOWANCE = 1.25
-PHOTOS = 4
-"""Photos per frame that a fusion network is planned with."""
 # Shorter clips are no longer worth the name of a video; frames then no longer agree with their neighbours.
 LEAST_FRAMES = 4
 

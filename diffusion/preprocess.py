@@ -200,19 +200,6 @@ def clip_pixels(images: Tensor, size: int = 224) -> Tensor:
     return ((images + 1) / 2 - mean) / std
 
 
-def gaussian_blur(images: Tensor, sigma: float) -> Tensor:
-    """Images [N, C, H, W] blurred by a Gaussian of `sigma` pixels, cut at 3 sigma; edge pixels are repeated."""
-    reach = math.ceil(3 * sigma)
-    offsets = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
-    weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    weights = weights / weights.sum()
-    channels = images.shape[1]
-    for shape, padding in (((1, -1), (reach, reach, 0, 0)), ((-1, 1), (0, 0, reach, reach))):
-        kernel = weights.reshape(1, 1, *shape).repeat(channels, 1, 1, 1)
-        images = F.conv2d(F.pad(images, padding, mode="replicate"), kernel, groups=channels)
-    return images
-
-
 def _blur_axis(images: Tensor, axis: int, factor: float) -> Tensor:
     """Gaussian blur along one axis of [N, C, H, W] before it shrinks by `factor`."""
     sigma = max((factor - 1) / 2, 0.001)

@@ -11,6 +11,8 @@ from torch import Tensor
 
 CHANNELS = 8
 """Of `warp_sources`: see there."""
+PHOTOS = 4
+"""Photos per frame that the fusion network is trained, measured and planned with."""
 LOOK_ALIKE = 0.35
 """Angle in radians (20 degrees) between two rays to a place over which closeness falls by a factor of e."""
 
@@ -88,11 +90,7 @@ def warp(w2c: Tensor, K: Tensor, depth: Tensor, source: SourceView) -> Tensor:
     height, width = depth.shape[:2]
     surface = filled_cracks(splatted_depth(w2c, K, height, width, source))
     shown = surface > 0
-    v, u = torch.meshgrid(
-        *(torch.arange(n, device=depth.device, dtype=depth.dtype) + 0.5 for n in (height, width)), indexing="ij"
-    )
-    local = torch.stack([u, v, torch.ones_like(u)], -1) @ torch.linalg.inv(K).T * surface[..., None]
-    points = (local - w2c[:3, 3]) @ w2c[:3, :3]
+    points = unprojected(surface[..., None], w2c, K)
     seen = points @ source.w2c[:3, :3].T + source.w2c[:3, 3]
     pixels = seen @ source.K.T
     pixels = pixels[..., :2] / pixels[..., 2:].clamp_min(1e-9)
@@ -112,15 +110,19 @@ def warp(w2c: Tensor, K: Tensor, depth: Tensor, source: SourceView) -> Tensor:
     return torch.cat([looked_up[:3], rest]) * shown
 
 
+def unprojected(depth: Tensor, w2c: Tensor, K: Tensor) -> Tensor:
+    """World points [H, W, 3] of a z-depth map [H, W, 1]; pixel centres lie at half-integers."""
+    v, u = torch.meshgrid(
+        *(torch.arange(n, device=depth.device, dtype=depth.dtype) + 0.5 for n in depth.shape[:2]), indexing="ij"
+    )
+    local = torch.stack([u, v, torch.ones_like(u)], -1) @ torch.linalg.inv(K).T * depth
+    return (local - w2c[:3, 3]) @ w2c[:3, :3]
+
+
 def splatted_depth(w2c: Tensor, K: Tensor, height: int, width: int, source: SourceView) -> Tensor:
     """[H, W] z-depth of a photo's nearest surface in another view, 0 where it draws nothing: each of its pixels covers
     the four pixels around the place where it is seen."""
-    h, w = source.depth.shape[:2]
-    v, u = torch.meshgrid(
-        *(torch.arange(n, device=source.depth.device, dtype=source.depth.dtype) + 0.5 for n in (h, w)), indexing="ij"
-    )
-    local = torch.stack([u, v, torch.ones_like(u)], -1) @ torch.linalg.inv(source.K).T * source.depth
-    points = (local - source.w2c[:3, 3]) @ source.w2c[:3, :3]
+    points = unprojected(source.depth, source.w2c, source.K)
     seen = (points @ w2c[:3, :3].T + w2c[:3, 3]).flatten(0, 1)
     z = seen[:, 2]
     usable = (source.depth.flatten() > 0) & (source.confidence.flatten() > 0) & (z > 1e-6)

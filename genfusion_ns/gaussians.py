@@ -24,6 +24,17 @@ from genfusion_ns.seeding import generator
 
 log = logging.getLogger(__name__)
 
+RATES = {
+    "means": 1.6e-4,
+    "features_dc": 2.5e-3,
+    "features_rest": 1.25e-4,
+    "opacities": 5e-2,
+    "scales": 5e-3,
+    "quats": 1e-3,
+}
+"""Adam's learning rates at the first step: 2DGS's; all lengths assume cameras within +-1."""
+MEANS_RATE_END = 1.6e-6
+"""The means' rate at the end of the run."""
 PARAMETER_NAMES = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
 SH_C0 = 0.28209479177387814
 THICKNESS = 1e-6

@@ -95,6 +95,11 @@ def ssim(pred: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     return weighted_mean(ssim_map(pred * seen, target * seen), weight)
 
 
+def sharpness(image: Tensor) -> float:
+    """Mean absolute gradient of an image [H, W, 3]."""
+    return float(image.diff(dim=0).abs().mean() + image.diff(dim=1).abs().mean()) / 2
+
+
 def photometric(pred: Tensor, target: Tensor, ssim_weight: float, weight: Tensor | None = None) -> Tensor:
     """(1 - s) * L1 + s * (1 - SSIM), s = `ssim_weight` (3DGS: 0.2; GenFusion: 0.5 sparse, 0.8 masked)."""
     loss = (1.0 - ssim_weight) * l1(pred, target, weight)

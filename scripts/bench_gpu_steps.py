@@ -16,19 +16,11 @@ from genfusion_ns import losses
 from genfusion_ns.cameras import Camera, look_at
 from genfusion_ns.densify_sparse import SparsityAwareDensifier
 from genfusion_ns.errors import UserError
-from genfusion_ns.gaussians import activate, init_gaussians
+from genfusion_ns.gaussians import RATES, activate, init_gaussians
 from genfusion_ns.geometry import depth_to_normal
 from genfusion_ns.raster import choose_rasterizer
 from genfusion_ns.seeding import generator
 
-RATES = {
-    "means": 1.6e-4,
-    "features_dc": 2.5e-3,
-    "features_rest": 1.25e-4,
-    "opacities": 5e-2,
-    "scales": 5e-3,
-    "quats": 1e-3,
-}
 SH_DEGREE, SSIM, NORMAL, DISTORTION, NEVER = 3, 0.2, 0.05, 1e-2, 10**9
 
 

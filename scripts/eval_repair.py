@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while t
 import numpy as np
 import torch
 import tyro
-from held_out import Perceptual, sharpness
+from held_out import Perceptual
 from PIL import Image
 from repair_scores import Fid, frame_scores
 from rich.console import Console
@@ -31,12 +31,10 @@ from torch import Tensor
 
 from diffusion.errors import UserError, exits_cleanly
 from diffusion.models.fusion import TOLERANCE
-from diffusion.source_views import ClipCameras, warp_sources
+from diffusion.source_views import PHOTOS, ClipCameras, warp_sources
 from diffusion.train.fits import TrainingFit, read_fit
 from genfusion_ns.files import write_atomic
-
-PHOTOS = 4
-"""Photos per frame."""
+from genfusion_ns.losses import sharpness
 
 
 @dataclass(frozen=True)

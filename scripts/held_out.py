@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from genfusion_ns.losses import sharpness
+
 REPO = Path(__file__).resolve().parents[1]
 LPIPS_BACKBONES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
 """torchvision's files of the networks that LPIPS compares features of."""
@@ -93,11 +95,6 @@ def held_out_metrics(pipeline: Any, perceptual: Perceptual | None = None) -> dic
             row |= perceptual(outputs["rgb"], photo)
         rows.append({**row, "coverage": float(outputs["accumulation"].mean())})
     return {name: fmean(row[name] for row in rows) for name in rows[0]} | {"views": len(rows)}
-
-
-def sharpness(image: Tensor) -> float:
-    """Mean absolute gradient of an image [H, W, 3]."""
-    return float(image.diff(dim=0).abs().mean() + image.diff(dim=1).abs().mean()) / 2
 
 
 def photo_of(pipeline: Any, outputs: dict[str, Tensor], batch: dict[str, Any]) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from held_out import Perceptual
 from torch import Tensor
 
-from genfusion_ns.losses import fit_scale_shift, psnr, ssim
+from genfusion_ns.losses import psnr, ssim
 
 
 @torch.no_grad()
@@ -20,28 +20,6 @@ def frame_scores(image: Tensor, target: Tensor, perceptual: Perceptual | None) -
         row = {"psnr": float(psnr(frame, wanted).clamp_max(60)), "ssim": float(ssim(frame, wanted))}
         rows.append({**row, **(perceptual(frame, wanted) if perceptual is not None else {})})
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-
-
-@torch.no_grad()
-def depth_error(disparity: Tensor, target_depth: Tensor) -> float:
-    """Mean relative error of disparity [T, H, W, 1] after a robust scale and shift per clip, where the true depth is
-    known; NaN where it is nowhere, or the disparity is unknown."""
-    known = (target_depth > 0) & (disparity > 0)
-    if not known.any():
-        return float("nan")
-    target = torch.where(known, 1 / target_depth.clamp_min(1e-6), 0.0)
-    weight = known.float()
-    scale, shift = fit_scale_shift(disparity.flatten(), target.flatten(), weight.flatten())
-    aligned = scale * disparity + shift
-    return float(((aligned - target).abs() / target.clamp_min(1e-6))[known].clamp_max(1.0).mean())
-
-
-def flicker(image: Tensor, target: Tensor) -> float:
-    """Temporal inconsistency of a clip [T, H, W, 3]: mean absolute difference between its changes from frame to frame
-    and the true ones; 0 = it moves as the scene does."""
-    if len(image) < 2:
-        return 0.0
-    return float((image.diff(dim=0) - target.diff(dim=0)).abs().mean())
 
 
 class Fid:

@@ -10,7 +10,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from diffusion.filling import pull_push
+from diffusion.filling import filled
 from diffusion.source_views import CHANNELS
 
 TOLERANCE = 0.06
@@ -112,8 +112,7 @@ class FusionNetwork(ModelMixin, ConfigMixin):
         unit = usual_disparity(disparity, sources, batch)
         disparity = disparity / unit
         sources = torch.cat([sources[:, :, :7], sources[:, :, 7:] / unit[:, None]], 2)
-        base = rgb + (1 - alpha) * pull_push(rgb, alpha)
-        clip = View(base, alpha, disparity, sources)
+        clip = View(filled(rgb, alpha), alpha, disparity, sources)
         side = max(rgb.shape[-2:])
         maps, logits = self._maps(clip, frames) if side <= self.config["trained_side"] else self._coarse(clip, frames)
         return self._compose(maps, logits, clip, unit, batch)

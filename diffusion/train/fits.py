@@ -6,8 +6,6 @@ One safetensors file per fit, its provenance as JSON in the metadata.
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from diffusion.clips import temporary_path
 from diffusion.errors import UserError
 from diffusion.source_views import ClipCameras, SourceView
 
@@ -58,7 +57,7 @@ def write_fit(path: Path, fit: TrainingFit) -> None:
         tensors[f"source{v}.confidence"] = to_bytes(source.confidence)
         tensors[f"source{v}.w2c"], tensors[f"source{v}.K"] = source.w2c.double(), source.K.double()
         tensors[f"source{v}.depth"] = torch.stack([to_half(views[v].depth) for views in fit.sources])
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    partial = temporary_path(path)
     contiguous = {name: value.contiguous() for name, value in tensors.items()}
     try:
         save_file(contiguous, partial, {"provenance": json.dumps(fit.provenance)})

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from diffusion.errors import UserError
+from diffusion.filling import filled
 from diffusion.models.fusion import TOLERANCE, Fused, FusionNetwork
+from diffusion.source_views import PHOTOS
 from diffusion.train.checkpoint import TrainState, average_of
 from diffusion.train.fit_clips import FusionBatch, Window, fit_clip, kept_fit, make_batch
 from diffusion.train.steps import StepsConfig, train_steps
@@ -21,8 +23,6 @@ WINDOWS = (Window(6, 96, 128), Window(4, 112, 160), Window(8, 80, 112), Window(5
 """Sizes of the clips by turns; each costs about the same."""
 SMALL_WINDOWS = (Window(4, 64, 96), Window(3, 96, 64), Window(3, 80, 80), Window(6, 48, 80), Window(3, 64, 112))
 """The same while a run begins."""
-PHOTOS = 4
-"""Most photos per frame."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ def fusion_loss(
     """Error of the colour (absolute, and LPIPS), of log disparity, and of what the network says about its own error."""
     off = (fused.rgb - batch.target).abs().mean(2, keepdim=True)
     colour = off.mean()
-    off_before = (filled(batch) - batch.target).abs().mean(2, keepdim=True)
+    base = filled(batch.rgb.flatten(0, 1), batch.alpha.flatten(0, 1)).view_as(batch.rgb)
+    off_before = (base - batch.target).abs().mean(2, keepdim=True)
     likelihood = _likelihood(off, fused.scale) + _likelihood(off_before, fused.scale_before)
     known = (batch.target_disparity > 0).to(off)
     ratio = (fused.disparity / batch.target_disparity.clamp_min(1e-6)).log().clamp(-3, 3).abs()
@@ -131,14 +132,6 @@ def fusion_loss(
 def _likelihood(error: Tensor, scale: Tensor) -> Tensor:
     """Negative logarithm of a Laplace distribution's density at errors, which are not moved by it."""
     return (error.detach() / scale + scale.log()).mean()
-
-
-def filled(batch: FusionBatch) -> Tensor:
-    """The renderings, their holes filled from what surrounds them."""
-    from diffusion.filling import pull_push
-
-    rgb, alpha = batch.rgb.flatten(0, 1), batch.alpha.flatten(0, 1)
-    return (rgb + (1 - alpha) * pull_push(rgb, alpha)).unflatten(0, batch.rgb.shape[:2])
 
 
 @torch.no_grad()

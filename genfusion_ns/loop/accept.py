@@ -13,7 +13,6 @@ from statistics import fmean
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from genfusion_ns.cameras import Camera
 from genfusion_ns.loop.captured import CapturedViews, reduced_photo
@@ -21,7 +20,7 @@ from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.keeper import SplatKeeper
 from genfusion_ns.loop.plan import evenly
 from genfusion_ns.loop.state import LoopState
-from genfusion_ns.losses import psnr, ssim
+from genfusion_ns.losses import psnr, sharpness, ssim
 from genfusion_ns.raster.api import Render
 
 log = logging.getLogger(__name__)
@@ -134,16 +133,11 @@ def gather(render: Callable[[Camera], Render], photos: CapturedViews, novel: Seq
         small = photos.cameras[i].limited(SIDE)
         shown = render(small).color.clamp(0, 1)
         photo = reduced_photo(photos.image(i), small.height, small.width).to(shown)
-        sharp = gradient(shown) / max(gradient(photo), 1e-9)
+        sharp = sharpness(shown) / max(sharpness(photo), 1e-9)
         rows.append((float(psnr(shown, photo).clamp_max(60.0)), float(ssim(shown, photo)), sharp))
     decibels, similarity, sharp = (fmean(column) for column in zip(*rows, strict=True))
     device = photos.cameras[0].w2c.device
     chosen = [novel[i].limited(SIDE).to(device) for i in evenly(len(novel), PROBES)]
     return Evidence(
-        decibels, similarity, sharp, fmean([gradient(render(camera).color.clamp(0, 1)) for camera in chosen] or [0.0])
+        decibels, similarity, sharp, fmean([sharpness(render(camera).color.clamp(0, 1)) for camera in chosen] or [0.0])
     )
-
-
-def gradient(image: Tensor) -> float:
-    """Mean absolute difference of neighbouring pixels of an image [H, W, 3]."""
-    return float(image.diff(dim=0).abs().mean() + image.diff(dim=1).abs().mean()) / 2

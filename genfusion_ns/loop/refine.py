@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -71,16 +70,12 @@ def refine_clip(rendered: RGBDClip, repaired: RepairedClip) -> RefinedClip:
         raise ValueError("expected a clip with warped photos, as with_photos makes it.")
     colours = list(repaired.rgb)
     if not repaired.metric:
-        colours = [_coloured(rgb, *views) for rgb, *views in zip(colours, *_renders(rendered), strict=True)]
+        views = zip(colours, rendered.rgb, rendered.alpha, rendered.warped, strict=True)
+        colours = [_coloured(*view) for view in views]
     found = [contradiction(*triple) for triple in zip(colours, rendered.rgb, rendered.warped, strict=True)]
     agreements = clip_agreements(found)
     frames = [_frame(rendered, repaired, i, colours[i], agreements[i]) for i in range(len(colours))]
     return RefinedClip(frames, clip_contradiction(found))
-
-
-def _renders(rendered: RGBDClip) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
-    assert rendered.warped is not None
-    return rendered.rgb, rendered.alpha, list(rendered.warped)
 
 
 def _coloured(rgb: Tensor, render: Tensor, alpha: Tensor, warped: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ class RoundReport:
     admitted: int
     """Frames that entered the pool."""
     evicted: int
-    """Frames that left it because it was full, or they had faded."""
+    """Frames that left it because it was full."""
     pool: int
     """Frames in the pool afterwards."""
     coverage: float

@@ -11,6 +11,7 @@ from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from genfusion_ns.bounds import COUNT, NATURAL, POSITIVE, Bounds
+from genfusion_ns.gaussians import MEANS_RATE_END, RATES
 from genfusion_ns.schedule import log_linear
 
 
@@ -36,7 +37,7 @@ class LogLinearSchedulerConfig(SchedulerConfig):
 
     _target: type = field(default_factory=lambda: LogLinearScheduler)
     """The scheduler class."""
-    lr_final: float = 1.6e-6
+    lr_final: float = MEANS_RATE_END
     """Rate at the end; the papers' 1.6e-6 for the means."""
     max_steps: int | None = None
     """Steps until `lr_final`; None = the run's --max-num-iterations (the official 7,000-step runs decay over 30,000
@@ -58,15 +59,8 @@ class LogLinearScheduler(Scheduler):
 
 def gaussian_optimizers() -> dict[str, Any]:
     """Optimisers by parameter, with 2DGS's rates (its extent factor is 1 in Nerfstudio's scaled world)."""
-    rates = {
-        "features_dc": 2.5e-3,
-        "features_rest": 1.25e-4,
-        "opacities": 5e-2,
-        "scales": 5e-3,
-        "quats": 1e-3,
-    }
     optimizers: dict[str, Any] = {
-        name: {"optimizer": GaussianAdamConfig(lr=rate), "scheduler": None} for name, rate in rates.items()
+        name: {"optimizer": GaussianAdamConfig(lr=rate), "scheduler": None} for name, rate in RATES.items()
     }
-    optimizers["means"] = {"optimizer": GaussianAdamConfig(lr=1.6e-4), "scheduler": LogLinearSchedulerConfig()}
+    optimizers["means"]["scheduler"] = LogLinearSchedulerConfig()
     return optimizers

@@ -12,23 +12,11 @@ from torch.nn import Parameter
 from genfusion_ns import losses, schedule
 from genfusion_ns.cameras import Camera
 from genfusion_ns.densify_sparse import SparsityAwareDensifier
-from genfusion_ns.gaussians import activate, init_gaussians
+from genfusion_ns.gaussians import MEANS_RATE_END, RATES, activate, init_gaussians
 from genfusion_ns.geometry import depth_to_normal, scene_extent
 from genfusion_ns.raster.api import Rasterizer, Render
 from genfusion_ns.seeding import generator, order_index
 from genfusion_ns.splat_edits import Optimizers
-
-RATES = {
-    "means": 1.6e-4,
-    "features_dc": 2.5e-3,
-    "features_rest": 1.25e-4,
-    "opacities": 5e-2,
-    "scales": 5e-3,
-    "quats": 1e-3,
-}
-"""Learning rates at the first step, as in `plugin.optimizers`; all lengths assume cameras within +-1."""
-MEANS_RATE_END = 1.6e-6
-"""The means' rate at the end of the run."""
 
 
 @dataclass(frozen=True)

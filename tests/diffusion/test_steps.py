@@ -11,11 +11,12 @@ import torch
 from toy_fits import write_toys
 
 from diffusion.errors import UserError
+from diffusion.filling import filled
 from diffusion.models.fusion import Fused, FusionNetwork
 from diffusion.train import fusion
 from diffusion.train.checkpoint import TrainState, average_of, checkpoints
 from diffusion.train.fit_clips import Window, make_batch
-from diffusion.train.fusion import FusionConfig, filled, find_fits, fusion_loss
+from diffusion.train.fusion import FusionConfig, find_fits, fusion_loss
 from diffusion.train.steps import StepsConfig, train_steps
 
 
@@ -145,7 +146,8 @@ def test_the_loss_is_least_for_the_truth(tmp_path):
     # an error of 0.1 is most likely under a scale of 0.1, and so is the rendering's own error
     found = {s: loss(batch.target + 0.1, scale=s * torch.ones_like(small)) for s in (0.05, 0.1, 0.2)}
     assert min(found, key=found.__getitem__) == 0.1
-    error = float((filled(batch) - batch.target).abs().mean())
+    base = filled(batch.rgb.flatten(0, 1), batch.alpha.flatten(0, 1)).view_as(batch.target)
+    error = float((base - batch.target).abs().mean())
     own = {s: loss(before=s * error * torch.ones_like(small)) for s in (0.5, 1.0, 2.0)}
     assert min(own, key=own.__getitem__) == 1.0
     # depth counts where it is known
