@@ -236,7 +236,7 @@ def read_pool(folder: Path) -> int:
         UserError: its index or a frame is missing or damaged.
         SafetensorError: a frame that it does not name (yet) is damaged.
     """
-    for path in folder.glob("*.safetensors"):
+    for path in folder.glob("[!.]*.safetensors"):  # a temporary file, cut off by the kill, begins with a dot
         load_file(path)
     return len(GeneratedViews.load(folder).frames) if (folder / "pool.json").is_file() else 0
 
