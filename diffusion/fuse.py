@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusion.inputs import RepairInputs
+from diffusion.inputs.repair_inputs import RepairInputs
+from diffusion.inputs.source_views import CHANNELS
 from diffusion.models.fusion import FusionNetwork
-from diffusion.source_views import CHANNELS
 
 DRAWN_BELOW = 0.35
 """Certainty from which nothing is drawn; below it, down to 0, drawn frames replace fused ones more and more."""

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.configurations import Configuration, lite, make_modules, make_scheduler
+from diffusion.configurations import Configuration, lite
+from diffusion.factory import make_modules, make_scheduler
 from diffusion.pipeline import RGBDVideoRepairPipeline
 
 LITE = lite(

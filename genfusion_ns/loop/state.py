@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from genfusion_ns.loop.pool import Admission, GeneratedFrame, GeneratedViews
+from genfusion_ns.loop.view_buffer import Admission, GeneratedFrame, GeneratedViews
 
 
 @dataclass(frozen=True)

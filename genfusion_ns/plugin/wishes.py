@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from genfusion_ns import trust
-from genfusion_ns.splat_edits import State
+from genfusion_ns.gaussians import provenance
+from genfusion_ns.gaussians.edit import State
 
 
 @dataclass
@@ -43,5 +43,5 @@ class ViewerWishes:
         """[N] bool: of the splats `inside` [N] (None = all) those that are not hidden; None = all."""
         if self.least_trust <= 0 or self._set_aside:
             return inside
-        trusted = trust.levels(state) >= self.least_trust
+        trusted = provenance.levels(state) >= self.least_trust
         return trusted if inside is None else inside & trusted

@@ -18,8 +18,8 @@ from genfusion_ns.errors import UserError
 from genfusion_ns.stereo.fusion import fused_confidence, support
 from genfusion_ns.stereo.network import MULTIPLE, PhotoFeatures, StereoNetwork
 from genfusion_ns.stereo.overlap import choose_sources, working_range
+from genfusion_ns.stereo.posed_photos import PhotoDepth, PosedPhoto
 from genfusion_ns.stereo.sweep import relative_projection
-from genfusion_ns.stereo.views import PhotoDepth, PosedPhoto
 
 BUNDLED = Path(__file__).parent / "weights" / "stereo.safetensors"
 SOURCES = 4

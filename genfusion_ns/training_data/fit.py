@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from genfusion_ns import losses, schedule
+from genfusion_ns import schedule
 from genfusion_ns.cameras import Camera
-from genfusion_ns.densify_sparse import SparsityAwareDensifier
-from genfusion_ns.gaussians import MEANS_RATE_END, RATES, activate, init_gaussians
+from genfusion_ns.gaussians import losses
+from genfusion_ns.gaussians.densify_sparse import SparsityAwareDensifier
+from genfusion_ns.gaussians.edit import Optimizers
+from genfusion_ns.gaussians.parameters import MEANS_RATE_END, RATES, activate, init_gaussians
 from genfusion_ns.geometry import depth_to_normal, scene_extent
 from genfusion_ns.raster.api import Rasterizer, Render
 from genfusion_ns.seeding import generator, order_index
-from genfusion_ns.splat_edits import Optimizers
 
 
 @dataclass(frozen=True)
