@@ -17,7 +17,7 @@ from genfusion_ns.gaussians.parameters import THICKNESS
 log = logging.getLogger(__name__)
 
 Params = dict[str, Parameter] | ParameterDict
-"""Raw parameters by Splatfacto's names (`gaussians.PARAMETER_NAMES`)."""
+"""Raw parameters by Splatfacto's names (`parameters.PARAMETER_NAMES`)."""
 Optimizers = dict[str, Optimizer]
 """One optimiser with one parameter group for each parameter name."""
 State = dict[str, Tensor]

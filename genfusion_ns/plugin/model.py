@@ -182,12 +182,12 @@ class GenFusionModel(SplatfactoModel):
 
     @torch.no_grad()
     def count_observers(self, cameras: Sequence[Camera]) -> None:
-        """Bring the bookkeeping of who sees which splat up to date (`trust.count_observers`)."""
+        """Bring the bookkeeping of who sees which splat up to date (`provenance.count_observers`)."""
         splats = activate(self._params())
         self.densifier_state["seen_by"] = provenance.count_observers(splats, cameras, self.rasterizer, self.config.near)
 
     def origins(self) -> dict[str, float]:
-        """Shares of the splats that are observed, repaired and invented (`trust`)."""
+        """Shares of the splats that are observed, repaired and invented (`provenance`)."""
         kinds = provenance.classify(self.densifier_state)
         return {name: float((kinds == i).float().mean()) for i, name in enumerate(provenance.CLASSES)}
 
@@ -288,7 +288,7 @@ class GenFusionModel(SplatfactoModel):
         return outputs | self._origin_maps(camera, rows)
 
     def _origin_maps(self, camera: Camera, rows: Tensor | None) -> dict[str, Tensor]:
-        """`coverage` [H, W, 1] and `trust` [H, W, 3] (`trust.maps`) by one more render; black where nobody looks."""
+        """`coverage` [H, W, 1] and `trust` [H, W, 3] (`provenance.maps`) by one more render; black where nobody looks."""
         if not self.wishes.wants("coverage", "trust"):
             return provenance.maps(torch.zeros(camera.height, camera.width, 4, device=self.device))
         features = provenance.features(self.densifier_state)

@@ -17,7 +17,7 @@ class ViewerWishes:
     """Read by the model outside of training; without a viewer everything is shown and computed."""
 
     least_trust: float = 0.0
-    """Splats with less (`trust.levels`) are hidden: 0 = none, 0.5 = the invented, 1 = all but the observed."""
+    """Splats with less (`provenance.levels`) are hidden: 0 = none, 0.5 = the invented, 1 = all but the observed."""
     shown: Callable[[], set[str]] | None = None
     """Names of the outputs that are on the screen; None = nobody tells."""
     _set_aside: bool = False

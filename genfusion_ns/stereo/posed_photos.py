@@ -1,9 +1,10 @@
-"""Posed photos as the depth estimators take them, and the depth that they give back."""
+"""Posed photos as the depth estimators take them, the depth that they give back, and the estimators' Protocol."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -50,6 +51,23 @@ class PhotoDepth:
     def maps(self) -> tuple[Tensor, Tensor, Tensor]:
         """Depth, confidence and spread."""
         return self.depth, self.confidence, self.spread
+
+
+Progress = Callable[[int], None]
+"""Called with the number of photos that are done."""
+
+
+class DepthEstimator(Protocol):
+    """Finds the depth of every photo of a posed capture."""
+
+    name: str
+    """For logs."""
+    fingerprint: str
+    """Tells two sets of weights apart."""
+
+    def estimate(self, photos: Sequence[PosedPhoto], progress: Progress | None = None) -> list[PhotoDepth]:
+        """Depth for each of `photos`, in their order and at their sizes, from these photos alone."""
+        ...
 
 
 def posed_photos(views: Sequence[TrainView], found: Triangulated | None = None) -> list[PosedPhoto]:

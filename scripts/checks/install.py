@@ -25,7 +25,7 @@ REPO = Path(__file__).resolve().parents[2]
 METHODS = ("genfusion", "genfusion-cpu", "genfusion-gpu", "genfusion-sparse", "genfusion-masked")
 WHERE = """
 import diffusion, genfusion_ns
-from diffusion.locate import bundled_names
+from diffusion.loading import bundled_names
 from genfusion_ns.stereo.estimator import StereoEstimator
 StereoEstimator()
 print(genfusion_ns.__file__, diffusion.__file__, *bundled_names(), sep="\\n")

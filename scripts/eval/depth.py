@@ -24,6 +24,7 @@ from torch import Tensor
 from genfusion_ns.cameras import Camera, project, unproject
 from genfusion_ns.data.colmap import find_model, read_model, similarity_between
 from genfusion_ns.data.points import measured_points
+from genfusion_ns.data.sequences import within_unit
 from genfusion_ns.data.views import TrainView, find_by_name, to_pixels, view_arrays
 from genfusion_ns.stereo.estimator import BUNDLED, StereoEstimator
 from genfusion_ns.stereo.fusion import support
@@ -34,7 +35,6 @@ from genfusion_ns.synthetic.demo import demo_path, demo_scene
 from genfusion_ns.synthetic.families import make_family_scene, scene_names
 from genfusion_ns.synthetic.render import Studio
 from genfusion_ns.synthetic.write import sparse_splits
-from genfusion_ns.training_data.sequences import within_unit
 
 VALIDATION_SEED = 90_000
 """Procedural scenes from this seed on are never trained on."""

@@ -269,7 +269,7 @@ def test_rows_are_read_back_unless_settings_or_code_differ(data_root, tmp_path, 
 
     def train(command, **_kwargs):
         calls.append(command)
-        Path(command[3]).write_text(json.dumps(finished_row(a_row(), psnr=20.0 + len(calls))))
+        Path(command[4]).write_text(json.dumps(finished_row(a_row(), psnr=20.0 + len(calls))))
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(benchmark.subprocess, "run", train)

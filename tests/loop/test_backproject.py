@@ -1,4 +1,4 @@
-"""`loop.expand`: missing surfaces become splats where they are, and nothing else does."""
+"""`loop.backproject`: missing surfaces become splats where they are, and nothing else does."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""`loop.pool`: bounded, deterministic, and whole on disk after a kill at any moment."""
+"""`loop.view_buffer`: bounded, deterministic, and whole on disk after a kill at any moment."""
 
 import dataclasses
 import json
@@ -215,7 +215,7 @@ WRITER = """
 import sys, torch
 from pathlib import Path
 from genfusion_ns.cameras import Camera
-from genfusion_ns.loop.pool import GeneratedFrame, GeneratedViews, Provenance
+from genfusion_ns.loop.view_buffer import GeneratedFrame, GeneratedViews, Provenance
 pool, number = GeneratedViews(capacity=5), 0
 camera = Camera(torch.eye(4), torch.eye(3), 64, 64)
 while True:

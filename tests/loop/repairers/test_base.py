@@ -1,4 +1,4 @@
-"""`loop.repair`: the socket's shapes and names, and the repairer that changes nothing."""
+"""`repairers.base`: the socket's shapes and names, and the repairer that changes nothing."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`loop.classical`: holes are filled from what surrounds them, noise goes, edges stay."""
+"""`repairers.classical`: holes are filled from what surrounds them, noise goes, edges stay."""
 
 import numpy as np
 import pytest

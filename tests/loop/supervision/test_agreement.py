@@ -1,4 +1,4 @@
-"""`loop.agreement` and `loop.refine`: what is believed, and what is not."""
+"""`supervision.agreement` and `supervision.refine`: what is believed, and what is not."""
 
 from dataclasses import replace
 

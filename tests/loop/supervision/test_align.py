@@ -1,4 +1,4 @@
-"""`loop.align`: what was bent is straightened, what cannot be fitted is left alone."""
+"""`supervision.align`: what was bent is straightened, what cannot be fitted is left alone."""
 
 import pytest
 import torch

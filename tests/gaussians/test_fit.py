@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from genfusion_ns.data.sequences import within_unit
 from genfusion_ns.errors import UserError
 from genfusion_ns.gaussians import losses
+from genfusion_ns.gaussians.fit import MEANS_RATE_END, RATES, Fit, FitConfig, FitView, capped, snapshots
 from genfusion_ns.raster import choose_rasterizer
 from genfusion_ns.synthetic.families import make_family_scene
 from genfusion_ns.synthetic.render import Studio
-from genfusion_ns.training_data.fit import MEANS_RATE_END, RATES, Fit, FitConfig, FitView, capped, snapshots
-from genfusion_ns.training_data.sequences import within_unit
 
 SIZE = (40, 24)
 
