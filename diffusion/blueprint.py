@@ -13,7 +13,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from diffusion.configurations import Configuration, make_modules
+from diffusion.configurations import UNETS, Configuration, make_modules
 from diffusion.errors import UserError
 from diffusion.models.fusion import FusionNetwork
 from diffusion.models.patch_autoencoder import PatchAutoencoder
@@ -25,7 +25,7 @@ PIPELINE_CLASS = "RGBDVideoRepairPipeline"
 _AUTOENCODERS: dict[str, Any] = {kind.__name__: kind for kind in (AutoencoderKL, PatchAutoencoder)}
 
 MAKERS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
-    "unet": RGBDVideoUNet.from_config,  # pyright: ignore[reportAssignmentType]
+    "unet": lambda config: UNETS[config.get("_class_name", RGBDVideoUNet.__name__)].from_config(config),
     "vae": lambda config: _AUTOENCODERS[config.get("_class_name", "AutoencoderKL")].from_config(config),
     "resampler": Resampler.from_config,  # pyright: ignore[reportAssignmentType]
     "fusion": FusionNetwork.from_config,  # pyright: ignore[reportAssignmentType]
