@@ -11,6 +11,7 @@ from typing import Any
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
+from diffusion.models.denoiser import LiteVideoUNet
 from diffusion.models.fusion import FusionNetwork
 from diffusion.models.patch_autoencoder import PatchAutoencoder
 from diffusion.models.resampler import Resampler
@@ -21,6 +22,7 @@ BASES = (ModelMixin, SchedulerMixin)
 """diffusers looks in the module that a class is named by for what the class is, too."""
 COMPONENTS = (
     FusionNetwork,
+    LiteVideoUNet,
     PatchAutoencoder,
     RGBDVideoUNet,
     Resampler,

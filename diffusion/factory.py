@@ -9,6 +9,7 @@ from torch import nn
 from transformers import CLIPVisionModel
 
 from diffusion.configurations import Configuration
+from diffusion.models.denoiser import LiteVideoUNet
 from diffusion.models.fusion import FusionNetwork
 from diffusion.models.image_encoder import open_clip_vision_config
 from diffusion.models.patch_autoencoder import PatchAutoencoder
@@ -17,12 +18,15 @@ from diffusion.models.unet import RGBDVideoUNet
 from diffusion.models.vae import make_vae
 from diffusion.schedulers import RescaledDDIMScheduler, RescaledDPMSolverScheduler
 
+UNETS: dict[str, Any] = {kind.__name__: kind for kind in (RGBDVideoUNet, LiteVideoUNet)}
+"""The denoisers by name."""
+
 
 def make_modules(configuration: Configuration) -> dict[str, nn.Module]:
     """The networks of a configuration by their name in the pipeline, on the default device, randomly initialised."""
     modules: dict[str, nn.Module] = {}
     if configuration.unet is not None:
-        modules["unet"] = RGBDVideoUNet(**configuration.unet)
+        modules["unet"] = UNETS[configuration.unet_class](**configuration.unet)
         modules["vae"] = make_autoencoder(configuration.vae)
         modules["resampler"] = Resampler(**configuration.resampler)
     if configuration.image_encoder is not None:

@@ -12,8 +12,8 @@ from diffusion.inputs.repair_inputs import RepairInputs
 from diffusion.inputs.source_views import CHANNELS
 from diffusion.models.fusion import FusionNetwork
 
-DRAWN_BELOW = 0.35
-"""Certainty from which nothing is drawn; below it, down to 0, drawn frames replace fused ones more and more."""
+DRAWN_BELOW, DRAWN_WHOLLY = 0.5, 0.25
+"""Certainty from which nothing is drawn, and up to which drawn frames replace fused ones; a blend between them."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,13 @@ class FusedClip:
     def completed(self, drawn: FusedClip) -> FusedClip:
         """With what was drawn, where the fused frames are too uncertain."""
         certainty = torch.ones_like(self.rgb[..., :1]) if self.certainty is None else self.certainty
-        share = (certainty / DRAWN_BELOW).clamp(0, 1)
-        return replace(self, rgb=torch.lerp(drawn.rgb, self.rgb, share * share * (3 - 2 * share)))
+        return replace(self, rgb=torch.lerp(self.rgb, drawn.rgb, drawn_share(certainty)))
+
+
+def drawn_share(certainty: Tensor) -> Tensor:
+    """How much of a pixel is drawn, in [0, 1], given its certainty."""
+    share = ((DRAWN_BELOW - certainty) / (DRAWN_BELOW - DRAWN_WHOLLY)).clamp(0, 1)
+    return share * share * (3 - 2 * share)
 
 
 def fuse_clip(network: FusionNetwork, inputs: RepairInputs) -> FusedClip:

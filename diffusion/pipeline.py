@@ -75,6 +75,8 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         disparity_rule: "minmax" (official) or "percentile", see `preprocess`.
         reference_size: height and width that photos are brought to where there is no image encoder.
         token_patch: side of a photo's token in latent positions where there is no image encoder.
+        residual_scale: None = the denoiser draws the frames' latents; else it draws what is missing from the latents of
+            the frames that it is given, divided by these numbers, one per latent channel.
         default_steps, default_guidance_scale, default_guidance_rescale: what a call uses unless told otherwise.
     """
 
@@ -101,6 +103,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         disparity_rule: str = "minmax",
         reference_size: list[int] | tuple[int, ...] = (192, 320),
         token_patch: int = 2,
+        residual_scale: list[float] | tuple[float, ...] | None = None,
         default_steps: int = 25,
         default_guidance_scale: float = 3.2,
         default_guidance_rescale: float = 0.7,
@@ -113,6 +116,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
             disparity_rule=disparity_rule,
             reference_size=tuple(reference_size),
             token_patch=token_patch,
+            residual_scale=residual_scale if residual_scale is None else tuple(residual_scale),
             default_steps=default_steps,
             default_guidance_scale=default_guidance_scale,
             default_guidance_rescale=default_guidance_rescale,
@@ -282,9 +286,11 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
             references=len(inputs.references[0]),
             fps=fps,
         )
-        start = RenderStart(rendered, noise, strength, None if seen.alpha is None else opacity)
+        base, scale = self._origin(rendered)
+        start = RenderStart((rendered - base) / scale, noise, strength, None if seen.alpha is None else opacity)
         options = {"eta": eta, "generator": generator}
         latents = self._sample(denoiser, start, steps, options, step_noise, callback_on_step_end)
+        latents = base + scale * latents
         if output_type == "latent":
             self.maybe_free_model_hooks()
             return RepairOutput(rgb=latents, disparity=None)
@@ -302,6 +308,13 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         else:
             latents = encode_mean(self.vae, frames, chunk)
         return latents.float()
+
+    def _origin(self, rendered: Tensor) -> tuple[Tensor, Tensor]:
+        """What is sampled are latents less the first of these, divided by the second."""
+        scale = self.config["residual_scale"]
+        if scale is None:
+            return torch.zeros_like(rendered), rendered.new_ones(())
+        return rendered, rendered.new_tensor(scale).view(-1, 1, 1, 1)
 
     def _park_vae(self) -> None:
         """With model offload on, the hooks would leave the VAE on the device until its second turn, after the UNet."""

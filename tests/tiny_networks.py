@@ -2,14 +2,99 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffusion.configurations import Configuration, lite
+from diffusion.configurations import Configuration
 from diffusion.factory import make_modules, make_scheduler
+from diffusion.inputs.preprocess import TOKEN_PLACE_WIDTH
 from diffusion.pipeline import RGBDVideoRepairPipeline
+
+
+def lite(
+    name: str,
+    summary: str,
+    unet_widths: tuple[int, ...],
+    attention: tuple[bool, ...],
+    vae_widths: tuple[int, ...] | None,
+    latent_channels: int,
+    token_patch: int,
+    context_width: int = 128,
+    queries: int = 64,
+    head_width: int = 16,
+    groups: int = 16,
+    reference_size: tuple[int, int] = (192, 320),
+    fusion: dict[str, Any] | None = None,
+) -> Configuration:
+    """A configuration of the lite family: no CLIP tower, opacity as an extra input channel, few steps, no guidance.
+
+    Args:
+        name, summary: see `Configuration`.
+        unet_widths: channels of the UNet's levels, each at half the resolution of the one before.
+        attention: which levels have spatial and temporal attention; its cost at a level grows with the square of the
+            number of latent positions.
+        vae_widths: channels of the autoencoder's levels; the number of pixels per latent position and side is
+            2 ** (number of levels - 1). None = principal components of patches of 4 x 4 pixels, see `PatchAutoencoder`.
+        latent_channels: channels of the latent.
+        token_patch: side of a reference token's patch, in latent positions.
+        context_width: channels of the context tokens, and of the resampler.
+        queries: number of context tokens per reference.
+        head_width: channels of an attention head.
+        groups: of every group norm; divides every width.
+        reference_size: height and width that photos are brought to.
+        fusion: of the fusion network; None = none.
+    """
+    return Configuration(
+        name=name,
+        summary=summary,
+        unet={
+            "in_channels": 2 * latent_channels + 1,
+            "out_channels": latent_channels,
+            "block_out_channels": unet_widths,
+            "down_block_types": tuple("CrossAttnDownBlock3D" if a else "DownBlock3D" for a in attention),
+            "up_block_types": tuple("CrossAttnUpBlock3D" if a else "UpBlock3D" for a in attention[::-1]),
+            "layers_per_block": 1,
+            "norm_num_groups": groups,
+            "cross_attention_dim": context_width,
+            "attention_head_dim": head_width,
+            "context_split": None,
+            "tokens_per_frame": None,
+        },
+        vae={"patch_size": 4, "latent_channels": latent_channels}
+        if vae_widths is None
+        else {
+            "block_out_channels": vae_widths,
+            "layers_per_block": 1,
+            "latent_channels": latent_channels,
+            "norm_num_groups": groups,
+            "mid_attention": False,
+        },
+        resampler={
+            "embed_dims": latent_channels * token_patch**2 + TOKEN_PLACE_WIDTH,
+            "output_dims": context_width,
+            "hidden_dims": context_width,
+            "depth": 2,
+            "dim_head": head_width,
+            "heads": context_width // head_width,
+            "num_queries": queries,
+        },
+        fusion=fusion,
+        # The dynamic rescale belongs to the official weights; ours are trained without it.
+        scheduler={"rescale_base": 1.0},
+        settings={
+            "sample_posterior": False,
+            "disparity_rule": "percentile",
+            "reference_size": reference_size,
+            "token_patch": token_patch,
+            "default_steps": 4,
+            "default_guidance_scale": 1.0,
+            "default_guidance_rescale": 0.0,
+        },
+    )
+
 
 LITE = lite(
     "tiny-lite",
@@ -40,7 +125,20 @@ PATCHES = lite("tiny-patches", "for tests: with the autoencoder that is fitted, 
 
 FUSION_ARGUMENTS: dict[str, Any] = {"widths": (8, 16), "source_width": 4, "blocks": (1, 1), "trained_side": 64}
 FUSION = Configuration("tiny-fusion", "for tests: lite-small's kind", unet=None, fusion=FUSION_ARGUMENTS)
-BOTH = lite("tiny-both", "for tests: lite's kind", **_PATCHES, reference_size=(16, 32), fusion=FUSION_ARGUMENTS)
+BOTH = replace(
+    lite("tiny-both", "for tests: lite's kind", **_PATCHES, reference_size=(16, 32), fusion=FUSION_ARGUMENTS),
+    unet_class="LiteVideoUNet",
+    unet={
+        "in_channels": 17,
+        "out_channels": 8,
+        "block_out_channels": (16, 32),
+        "layers_per_block": 1,
+        "cross_attention_dim": 32,
+        "attention_head_dim": 8,
+        "norm_num_groups": 8,
+    },
+)
+BOTH = replace(BOTH, settings={**BOTH.settings, "residual_scale": tuple(0.5 + 0.1 * i for i in range(8))})
 
 OFFICIAL = Configuration(
     name="tiny-official",

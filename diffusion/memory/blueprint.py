@@ -15,7 +15,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from diffusion.configurations import Configuration
 from diffusion.errors import UserError
-from diffusion.factory import make_modules
+from diffusion.factory import UNETS, make_modules
 from diffusion.models.fusion import FusionNetwork
 from diffusion.models.patch_autoencoder import PatchAutoencoder
 from diffusion.models.resampler import Resampler
@@ -26,7 +26,7 @@ PIPELINE_CLASS = "RGBDVideoRepairPipeline"
 _AUTOENCODERS: dict[str, Any] = {kind.__name__: kind for kind in (AutoencoderKL, PatchAutoencoder)}
 
 MAKERS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
-    "unet": RGBDVideoUNet.from_config,  # pyright: ignore[reportAssignmentType]
+    "unet": lambda config: UNETS[config.get("_class_name", RGBDVideoUNet.__name__)].from_config(config),
     "vae": lambda config: _AUTOENCODERS[config.get("_class_name", "AutoencoderKL")].from_config(config),
     "resampler": Resampler.from_config,  # pyright: ignore[reportAssignmentType]
     "fusion": FusionNetwork.from_config,  # pyright: ignore[reportAssignmentType]

@@ -3,7 +3,7 @@ step) alone, so that a resumed run sees the same."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -168,7 +168,19 @@ def exposed(sources: Tensor, order: Tensor, random: torch.Generator) -> Tensor:
 
 
 def photographed(clip: FusionBatch, random: torch.Generator) -> FusionBatch:
-    """The clip mirrored at random, and with other colours: channels permuted, gamma, contrast."""
+    """The clip mirrored at random, and with other colours."""
+    flips, recoloured = recolouring(random)
+    colours, rest = clip.sources[..., :3, :, :], clip.sources[..., 3:, :, :]
+    photos = torch.cat([recoloured(colours, 1.0) * rest[..., :1, :, :], rest], -3)
+    changed = replace(clip, rgb=recoloured(clip.rgb, clip.alpha), target=recoloured(clip.target, 1.0), sources=photos)
+    if not flips:
+        return changed
+    return FusionBatch(*(getattr(changed, field.name).flip(-1) for field in fields(FusionBatch)))
+
+
+def recolouring(random: torch.Generator) -> tuple[bool, Callable[[Tensor, Tensor | float], Tensor]]:
+    """Whether to mirror, and a change of colours [..., 3, H, W] in [0, 1] of an opacity: channels permuted, gamma,
+    contrast."""
     flips = bool(torch.rand((), generator=random) < 0.5)
     order = torch.randperm(3, generator=random) if torch.rand((), generator=random) < 0.5 else torch.arange(3)
     gamma, contrast = torch.exp(0.2 * torch.randn((), generator=random)), 0.6 + 0.4 * torch.rand((), generator=random)
@@ -178,9 +190,4 @@ def photographed(clip: FusionBatch, random: torch.Generator) -> FusionBatch:
         picture = rgb[..., order, :, :].clamp(1e-6, 1)
         return contrast * picture**gamma + 0.3 * (1 - contrast) * weight
 
-    colours, rest = clip.sources[..., :3, :, :], clip.sources[..., 3:, :, :]
-    photos = torch.cat([recoloured(colours, 1.0) * rest[..., :1, :, :], rest], -3)
-    changed = replace(clip, rgb=recoloured(clip.rgb, clip.alpha), target=recoloured(clip.target, 1.0), sources=photos)
-    if not flips:
-        return changed
-    return FusionBatch(*(getattr(changed, field.name).flip(-1) for field in fields(FusionBatch)))
+    return flips, recoloured

@@ -25,7 +25,7 @@ def test_saved_folders_name_the_public_path(configuration, tmp_path):
     pipe.save_pretrained(tmp_path)
     found = classes(tmp_path)
     assert {entry[0] for entry in found.values()} <= {components.PATH, "diffusers", "transformers"}
-    assert found["unet"] == ["diffusion.components", "RGBDVideoUNet"]
+    assert found["unet"] == ["diffusion.components", configuration.unet_class]
     again = RGBDVideoRepairPipeline.from_pretrained(tmp_path)
     for name, value in pipe.unet.state_dict().items():
         assert torch.equal(again.unet.state_dict()[name], value)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_networks import FUSION, clip, tiny_pipeline, warped
 
-from diffusion.fuse import DRAWN_BELOW, FusedClip, fuse_clip, padded
+from diffusion.fuse import DRAWN_BELOW, DRAWN_WHOLLY, FusedClip, fuse_clip, padded
 from diffusion.inputs.repair_inputs import RepairInputs, check_inputs
 from diffusion.models.fusion import FusionNetwork
 
@@ -90,7 +90,7 @@ def test_what_is_drawn_takes_over_below_a_certainty():
     drawn = flat(1.0, None)
     values = [
         float(flat(0.0, certainty).completed(drawn).rgb.mean())
-        for certainty in (0, 0.3 * DRAWN_BELOW, 0.6 * DRAWN_BELOW)
+        for certainty in (DRAWN_WHOLLY, 0.7 * DRAWN_WHOLLY + 0.3 * DRAWN_BELOW, 0.2 * DRAWN_WHOLLY + 0.8 * DRAWN_BELOW)
     ]
     assert values[0] == 1 and 1 > values[1] > values[2] > 0
     for certainty in (DRAWN_BELOW, 0.9, None):
