@@ -5,60 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import tyro
 from rich.console import Console
 from rich.logging import RichHandler
 
+from diffusion.cli.options import Repair
 from diffusion.errors import UserError, exits_cleanly
-
-
-@dataclass
-class Repair:
-    """Repair a clip of RGB-D renderings, given photos of the scene.
-
-    The clip is a folder (rgb/, and optionally depth/, alpha/ and reference/, with one file per frame) or an .npz file
-    (arrays rgb, depth, alpha, reference). Written are OUT/rgb, OUT/disparity, OUT/repaired.npz, OUT/side_by_side.png
-    and OUT/side_by_side.mp4 (or .gif).
-    """
-
-    clip: Path
-    """Folder or .npz file with the renderings; `diffusion.clips` describes both layouts."""
-    out: Path
-    """Folder to write into; it is made if it isn't there, and files of the same names are replaced."""
-    reference: tuple[Path, ...] = ()
-    """Photos of the scene, in addition to those in the clip; at least one is needed in all."""
-    weights: str = "lite-small"
-    """Folder of a pipeline, name of bundled weights, or hub id (owner/name)."""
-    random_weights: str | None = None
-    """Name of a configuration to fill with random weights: a smoke test, whose output is noise."""
-    steps: int | None = None
-    """Steps of the sampler; more are slower and seldom worse. Default: what the weights were made for."""
-    guidance_scale: float | None = None
-    """Pull towards the photos; 1 switches it off and halves the work. Default: what the weights were made for."""
-    strength: float = 1.0
-    """Below 1, well-seen pixels start from their noised rendering and keep more of it; 1 = start from noise."""
-    sampler: Literal["default", "ddim", "few-step"] = "default"
-    """Replaces the sampler that the weights come with; `few-step` is good from 4 to 10 steps."""
-    size: tuple[int, int] | None = None
-    """Height and width to repair at; the frames are resized first. Default: the size of the frames."""
-    window: int = 16
-    """Frames that are repaired together; longer clips are cut. The networks were trained on 16."""
-    seed: int = 0
-    """Seed of the noise; the same seed, device and settings give the same frames."""
-    device: str = "auto"
-    """Where to compute: `cuda`, `cpu`, ...; `auto` takes CUDA if there is one."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the networks (the schedule stays in float32); `auto` is float32 on a CPU, else bfloat16."""
-    memory_budget: str | None = None
-    """Such as `8GiB`: the run is cut into pieces that fit, or refused. Default on CUDA: what is free."""
-    compile: bool = False
-    """Run torch.compile on the networks: minutes at first, then quicker; worth it for many clips."""
-    plan_only: bool = False
-    """Print the memory plan and stop, without reading any weights."""
 
 
 @exits_cleanly
@@ -73,7 +26,7 @@ def main() -> None:
     # Read when torch is loaded. Threads that spin while they wait cost tenfold on a CPU shared with other programs.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # Loads torch, which --help can do without.
-    from diffusion.repair_command import repair_clip
+    from diffusion.cli.repair import repair_clip
 
     try:
         repair_clip(args, console)

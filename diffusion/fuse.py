@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusion.inputs import RepairInputs
+from diffusion.inputs.repair_inputs import RepairInputs
+from diffusion.inputs.source_views import CHANNELS
 from diffusion.models.fusion import FusionNetwork
-from diffusion.source_views import CHANNELS
 
 DRAWN_BELOW, DRAWN_WHOLLY = 0.5, 0.25
 """Certainty from which nothing is drawn, and up to which drawn frames replace fused ones; a blend between them."""

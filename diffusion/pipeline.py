@@ -19,25 +19,25 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
 from diffusion.components import public_paths
-from diffusion.conditioning import (
+from diffusion.errors import UserError
+from diffusion.fuse import FusedClip, fuse_clip
+from diffusion.inputs.preprocess import latent_opacity, letterbox
+from diffusion.inputs.repair_inputs import RepairInputs, check_inputs, check_numbers, check_shape, network_clips
+from diffusion.loading import check_folder, loading_errors_in_one_line, locate_weights
+from diffusion.models.fusion import FusionNetwork
+from diffusion.models.resampler import Resampler
+from diffusion.models.unet import RGBDVideoUNet
+from diffusion.models.vae import Autoencoder, decode_clip, encode_clip, spatial_factor
+from diffusion.quiet import quiet_loading
+from diffusion.sampling.conditioning import (
     clip_context,
     encode_mean,
     join_references,
     latent_context,
     parameter_versions,
 )
-from diffusion.errors import UserError
-from diffusion.fuse import FusedClip, fuse_clip
-from diffusion.inputs import RepairInputs, check_inputs, check_numbers, check_shape, network_clips
-from diffusion.locate import check_folder, loading_errors_in_one_line, locate_weights
-from diffusion.models.fusion import FusionNetwork
-from diffusion.models.resampler import Resampler
-from diffusion.models.unet import RGBDVideoUNet
-from diffusion.models.vae import Autoencoder, decode_clip, encode_clip, spatial_factor
-from diffusion.postprocess import split_frames
-from diffusion.preprocess import latent_opacity, letterbox
-from diffusion.quiet import quiet_loading
-from diffusion.sampling import Denoiser, Guidance, RenderStart, sample_latents
+from diffusion.sampling.postprocess import split_frames
+from diffusion.sampling.sample import Denoiser, Guidance, RenderStart, sample_latents
 from diffusion.schedulers import RescaledDDIMScheduler, RescaledDPMSolverScheduler
 
 Generators = torch.Generator | list[torch.Generator] | None

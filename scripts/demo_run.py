@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from held_out import code_hash, held_out_metrics, save_pictures
 from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -29,6 +28,7 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from genfusion_ns import quiet
+from genfusion_ns.benchmark.metrics import code_hash, held_out_metrics, save_pictures
 from genfusion_ns.commands.make_scene import MakeScene
 from genfusion_ns.commands.make_scene import run as make_scene
 from genfusion_ns.errors import UserError, exits_cleanly

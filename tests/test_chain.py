@@ -23,7 +23,7 @@ from genfusion_ns.training_data import make
 def test_from_scenes_to_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts" / "eval"))
     monkeypatch.setattr(make, "fit_steps", lambda *_: [3, 9])
     tiny_scene(tmp_path / "scenes")
     fits = tmp_path / "fits"
@@ -37,7 +37,7 @@ def test_from_scenes_to_scores(
     weights = tmp_path / "weights"
     RGBDVideoRepairPipeline(fusion=small.from_pretrained(output / "fusion")).save_pretrained(weights)
 
-    import eval_repair
+    import repair as eval_repair
 
     monkeypatch.setattr(eval_repair, "Perceptual", lambda *_: None)
     scores = tmp_path / "scores"
@@ -52,4 +52,4 @@ def test_from_scenes_to_scores(
     assert len(list((scores / "sheets").iterdir())) == 2 * 4
     assert "| classical |" in (scores / "table.md").read_text()
     assert "scores and contact sheets are in" in capsys.readouterr().out
-    sys.modules.pop("eval_repair")
+    sys.modules.pop("repair")

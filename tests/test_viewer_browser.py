@@ -142,8 +142,8 @@ def rendered(trained_run):
     from nerfstudio.utils.colormaps import ColormapOptions, apply_colormap
 
     from genfusion_ns.cameras import Camera
+    from genfusion_ns.plugin.bridge import opening_view
     from genfusion_ns.plugin.runs import load_run
-    from genfusion_ns.plugin.views import opening_view
 
     run = load_run(trained_run)
     view, _ = opening_view(run.training_cameras, frustum=0.01)

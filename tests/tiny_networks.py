@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.configurations import Configuration, make_modules, make_scheduler
+from diffusion.configurations import Configuration
+from diffusion.factory import make_modules, make_scheduler
+from diffusion.inputs.preprocess import TOKEN_PLACE_WIDTH
 from diffusion.pipeline import RGBDVideoRepairPipeline
-from diffusion.preprocess import TOKEN_PLACE_WIDTH
 
 
 def lite(

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from genfusion_ns.data.procedural.families import make_family_scene
-from genfusion_ns.data.procedural.render import Studio
+from genfusion_ns.data.sequences import within_unit
 from genfusion_ns.stereo.train.scenes import write_views
+from genfusion_ns.synthetic.families import make_family_scene
+from genfusion_ns.synthetic.render import Studio
 from genfusion_ns.training_data.make import Recipe
-from genfusion_ns.training_data.paths import within_unit
 
 FRAMES = 6
 TINY = Recipe(side=40, frames=FRAMES, points=120, splats=200)

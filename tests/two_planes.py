@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from diffusion.source_views import ClipCameras, SourceView
+from diffusion.inputs.source_views import ClipCameras, SourceView
 
 WALL, PLATE, HALF = 4.0, 2.0, 0.45
 """World z of the wall and of the plate, and half of the plate's side; cameras look along +z."""

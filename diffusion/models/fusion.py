@@ -10,8 +10,8 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from diffusion.filling import filled
-from diffusion.source_views import CHANNELS
+from diffusion.inputs.filling import filled
+from diffusion.inputs.source_views import CHANNELS
 
 TOLERANCE = 0.06
 """Certainty is the probability that a colour is off by less than this (mean of its channels, in [0, 1])."""

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from diffusion.clips import temporary_path
 from diffusion.errors import UserError
+from diffusion.inputs.clips import temporary_path
 
 log = logging.getLogger(__name__)
 

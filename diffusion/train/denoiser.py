@@ -17,13 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusion.conditioning import encode_mean, latent_context
-from diffusion.configurations import LITE, make_modules, make_scheduler
+from diffusion.configurations import LITE
+from diffusion.factory import make_modules, make_scheduler
 from diffusion.fuse import drawn_share
+from diffusion.inputs.preprocess import latent_opacity
 from diffusion.models.fusion import FusionNetwork
 from diffusion.models.patch_autoencoder import PatchAutoencoder
 from diffusion.pipeline import RGBDVideoRepairPipeline
-from diffusion.preprocess import latent_opacity
+from diffusion.sampling.conditioning import encode_mean, latent_context
 from diffusion.schedulers import RescaledDPMSolverScheduler
 from diffusion.train.checkpoint import TrainState, average_of
 from diffusion.train.denoiser_clips import DenoiserBatch, FusedFits, make_batch

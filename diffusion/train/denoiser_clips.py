@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from diffusion.fuse import drawn_share, padded
+from diffusion.inputs.preprocess import given_range_disparity, percentile_disparity
+from diffusion.inputs.source_views import PHOTOS
 from diffusion.models.fusion import FusionNetwork
-from diffusion.preprocess import given_range_disparity, percentile_disparity
-from diffusion.source_views import PHOTOS
 from diffusion.train.fit_clips import Window, cut, drawn_fit, fit_clip, inverted, kept_fit, recolouring
 
 LEAST_DRAWN = 0.03

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from diffusion.fuse import drawn_share, fuse_clip
-from diffusion.inputs import RepairInputs
+from diffusion.inputs.repair_inputs import RepairInputs
+from diffusion.inputs.source_views import PHOTOS
 from diffusion.pipeline import RGBDVideoRepairPipeline
-from diffusion.source_views import PHOTOS
 from diffusion.train.fit_clips import fit_clip, kept_fit
 from diffusion.train.fusion import Lpips, psnr
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffusion.errors import UserError
-from diffusion.source_views import nearest_sources, warp_sources
+from diffusion.inputs.source_views import nearest_sources, warp_sources
 from diffusion.train.fits import TrainingFit, read_fit
 
 

@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffusion.clips import temporary_path
 from diffusion.errors import UserError
-from diffusion.source_views import ClipCameras, SourceView
+from diffusion.inputs.clips import temporary_path
+from diffusion.inputs.source_views import ClipCameras, SourceView
 
 FARTHEST = 3e4
 """Depths are stored up to this, in float16."""

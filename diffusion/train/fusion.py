@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from diffusion.errors import UserError
-from diffusion.filling import filled
+from diffusion.inputs.filling import filled
+from diffusion.inputs.source_views import PHOTOS
 from diffusion.models.fusion import TOLERANCE, Fused, FusionNetwork
-from diffusion.source_views import PHOTOS
 from diffusion.train.checkpoint import TrainState, average_of
 from diffusion.train.fit_clips import FusionBatch, Window, fit_clip, kept_fit, make_batch
 from diffusion.train.steps import StepsConfig, train_steps

@@ -12,11 +12,11 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from genfusion_ns.bounds import COUNT, NATURAL, Bound, Bounds, check_bounds
-from genfusion_ns.data.procedural.demo import demo_path, demo_scene
-from genfusion_ns.data.procedural.families import make_family_scene
-from genfusion_ns.data.procedural.write import write_scene
 from genfusion_ns.errors import UserError, exits_cleanly
 from genfusion_ns.files import write_errors
+from genfusion_ns.synthetic.demo import demo_path, demo_scene
+from genfusion_ns.synthetic.families import make_family_scene
+from genfusion_ns.synthetic.write import write_scene
 
 
 @dataclass

@@ -21,7 +21,7 @@ from torch import Tensor
 from genfusion_ns.bounds import ANY, NATURAL, POSITIVE, SHARE, Bound, Bounds, check_bounds
 from genfusion_ns.errors import UserError, exits_cleanly
 from genfusion_ns.files import replacing
-from genfusion_ns.mesh import View, fuse_mesh
+from genfusion_ns.gaussians.mesh import View, fuse_mesh
 
 if TYPE_CHECKING:
     from genfusion_ns.cameras import Camera
@@ -84,7 +84,7 @@ def run(arguments: MeshArguments) -> None:
     """
     import open3d as o3d
 
-    from genfusion_ns.gaussians import activate
+    from genfusion_ns.gaussians.parameters import activate
     from genfusion_ns.plugin.runs import load_run
 
     check_bounds(arguments, "--")

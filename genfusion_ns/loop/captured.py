@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusion.source_views import SourceView
+from diffusion.inputs.source_views import SourceView
 from genfusion_ns.cameras import Camera
 from genfusion_ns.geometry import nearest_views, scene_extent
 from genfusion_ns.raster.api import Render
-from genfusion_ns.stereo.views import PhotoDepth
+from genfusion_ns.stereo.posed_photos import PhotoDepth
 
 SURE = 0.5
 """Confidence from which a photo's measured depth takes the place of the rendered one."""

@@ -12,7 +12,7 @@ import torch
 from genfusion_ns.bounds import COUNT, NATURAL, SHARE, Bound, Bounds, check_bounds
 from genfusion_ns.camera_path import read_camera_path
 from genfusion_ns.errors import UserError
-from genfusion_ns.loop.repair import NeedsFiles, Repairer, create_repairer, repairer_names
+from genfusion_ns.loop.repairers.base import NeedsFiles, Repairer, create_repairer, repairer_names
 from genfusion_ns.schedule import generated_weight, is_round_due, round_steps, scaled
 
 Trajectory = Literal["interpolate", "orbit", "captured", "path"]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from genfusion_ns.loop.refine import RefinedFrame
-from genfusion_ns.loop.repair import RGBDClip
+from genfusion_ns.loop.repairers.base import RGBDClip
+from genfusion_ns.loop.supervision.refine import RefinedFrame
 
 COLUMNS = 4
 """Frames shown, evenly spread over the clip."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from genfusion_ns.errors import UserError
-from genfusion_ns.losses import weighted_mean
+from genfusion_ns.gaussians.losses import weighted_mean
 
 NETWORK_FILES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
 """torchvision's files, the lighter network first."""

@@ -13,20 +13,20 @@ from rich.console import Console
 from torch import Tensor
 
 from genfusion_ns.cameras import Camera
+from genfusion_ns.gaussians.keeper import SplatKeeper
 from genfusion_ns.geometry import nearest_view
 from genfusion_ns.interrupts import INTERRUPTS
-from genfusion_ns.loop.accept import gather, judge_last_round, trust
+from genfusion_ns.loop.backproject import Points, expand, missing_points
 from genfusion_ns.loop.captured import CapturedViews, SeenViews
 from genfusion_ns.loop.config import LoopConfig
-from genfusion_ns.loop.expand import Points, expand, missing_points
-from genfusion_ns.loop.keeper import SplatKeeper
 from genfusion_ns.loop.plan import Clip, plan_round
-from genfusion_ns.loop.pool import GeneratedFrame, Provenance
 from genfusion_ns.loop.progress import RoundProgress
-from genfusion_ns.loop.refine import RefinedClip, RefinedFrame, refine_clip, with_photos
-from genfusion_ns.loop.repair import HoldsDevice, RepairedClip, Repairer, RGBDClip
+from genfusion_ns.loop.repairers.base import HoldsDevice, RepairedClip, Repairer, RGBDClip
 from genfusion_ns.loop.safety import Prober
 from genfusion_ns.loop.state import LoopState, RoundReport
+from genfusion_ns.loop.supervision.gate import gather, judge_last_round, trust
+from genfusion_ns.loop.supervision.refine import RefinedClip, RefinedFrame, refine_clip, with_photos
+from genfusion_ns.loop.view_buffer import GeneratedFrame, Provenance
 from genfusion_ns.raster.api import Render
 from genfusion_ns.seeding import seed_of
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from genfusion_ns.loop.pool import Admission, GeneratedFrame, GeneratedViews
+from genfusion_ns.loop.view_buffer import Admission, GeneratedFrame, GeneratedViews
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class RoundReport:
     clips_unjudged: int = 0
     """Clips of which photos show next to nothing, so that they were taken on trust, at half weight."""
     before: dict[str, float] | None = None
-    """`accept.Evidence` when the round ended; None where there is nothing to judge."""
+    """`gate.Evidence` when the round ended; None where there is nothing to judge."""
     after: dict[str, float] | None = None
     """The same after its frames have taught, when the next round begins or the loop ends; None until then."""
     outcome: str = "open"

@@ -16,7 +16,7 @@ from nerfstudio.configs.base_config import LocalWriterConfig, LoggingConfig, Mac
 from nerfstudio.plugins.types import MethodSpecification
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from genfusion_ns.densify_sparse import SparsityAwareDensifier
+from genfusion_ns.gaussians.densify_sparse import SparsityAwareDensifier
 from genfusion_ns.gpu import unused_gpu
 from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.plugin import compat
@@ -33,7 +33,7 @@ if not torch.cuda.is_available() and (_unused := unused_gpu(torch.__version__, t
 
 SHORT_RUN_DENSIFIER = SparsityAwareDensifier(start=500, stop=5000, every=100, reset_every=0)
 """The sparsity-aware densifier in the 7,000 steps of our presets (their `reference_iterations`). Opacities are never
-reset: in 20,000 steps of the procedural room one reset cost 0.7 dB for thousands of steps (scripts/check_long_run.py),
+reset: in 20,000 steps of the procedural room one reset cost 0.7 dB for thousands of steps (scripts/checks/long_run.py),
 and with 3 photos it gained nothing on fox (18.16 and 18.18 dB, two seeds each) and 0.2 dB on llff_fern."""
 
 

@@ -23,14 +23,15 @@ from genfusion_ns.data.mask import Window, fixed_window, moving_window
 from genfusion_ns.data.points import InitialPoints, initial_points
 from genfusion_ns.data.views import TrainView
 from genfusion_ns.files import write_errors
-from genfusion_ns.loop.accept import held_out, judge_last_round
 from genfusion_ns.loop.contact_sheet import MostChanged
-from genfusion_ns.loop.pool import GeneratedFrame, GeneratedViews
-from genfusion_ns.loop.repair import Repairer
-from genfusion_ns.loop.report import round_line, round_table
+from genfusion_ns.loop.repairers.base import Repairer
 from genfusion_ns.loop.round import CapturedViews, run_round
+from genfusion_ns.loop.round_table import round_line, round_table
 from genfusion_ns.loop.state import LoopState
-from genfusion_ns.plugin import compat, photos
+from genfusion_ns.loop.supervision.gate import held_out, judge_last_round
+from genfusion_ns.loop.view_buffer import GeneratedFrame, GeneratedViews
+from genfusion_ns.plugin import compat, train_photos
+from genfusion_ns.plugin.bridge import core_cameras
 from genfusion_ns.plugin.clock import Clock, duration
 from genfusion_ns.plugin.data_config import GenFusionDataManagerConfig
 from genfusion_ns.plugin.dataparser import subset
@@ -38,11 +39,10 @@ from genfusion_ns.plugin.first_splats import find_depth
 from genfusion_ns.plugin.model import NORMALS_KEY, GenFusionModel
 from genfusion_ns.plugin.panel import RoundsPanel, round_steps_after
 from genfusion_ns.plugin.round_log import log_round
-from genfusion_ns.plugin.views import core_cameras
 from genfusion_ns.seeding import generator, order_index
 from genfusion_ns.stereo.capture_depth import CaptureDepth
+from genfusion_ns.stereo.posed_photos import PhotoDepth
 from genfusion_ns.stereo.surfels import first_splats
-from genfusion_ns.stereo.views import PhotoDepth
 
 EVAL_FALLBACK_EVERY = 8
 GENERATED_FOLDER = "generated"
@@ -83,14 +83,14 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
     def create_train_dataset(self) -> InputDataset:
         """The training photos, checked; broken ones are left out while they are few."""
         if self.test_mode == "val":
-            self.train_dataparser_outputs = photos.checked(self.train_dataparser_outputs)
+            self.train_dataparser_outputs = train_photos.checked(self.train_dataparser_outputs)
         return super().create_train_dataset()
 
     def create_eval_dataset(self) -> InputDataset:
         """The held-out photos; Nerfstudio's commands need at least one, so training photos stand in for none."""
         outputs = self.dataparser.get_dataparser_outputs(split=self.test_split)
         if outputs.image_filenames and self.test_mode != "inference":
-            outputs = photos.checked(outputs, minimum=1)
+            outputs = train_photos.checked(outputs, minimum=1)
         self.holds_out = bool(outputs.image_filenames)
         if not self.holds_out:
             every = list(range(0, len(self.train_dataset), EVAL_FALLBACK_EVERY))
@@ -117,7 +117,7 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
             if window is not None:
                 height, width = data["image"].shape[:2]
                 self._windows[i] = window, (width, height)
-            photos.fit_photo(data, dataset.cameras, i, window, self.config.max_image_side)
+            train_photos.fit_photo(data, dataset.cameras, i, window, self.config.max_image_side)
             for name in ("image", "mask"):
                 if name in data:
                     data[name] = data[name].to(device) if cache_images_device == "gpu" else data[name].pin_memory()
@@ -144,7 +144,7 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         cameras = core_cameras(self._cameras_after_loading())
         files = self.train_dataset.image_filenames
         return [
-            TrainView(camera, photos.rgb_uint8(data["image"]), str(files[i]), self._image_id(i))
+            TrainView(camera, train_photos.rgb_uint8(data["image"]), str(files[i]), self._image_id(i))
             for i, (camera, data) in enumerate(zip(cameras, self.cached_train, strict=True))
         ]
 
@@ -334,8 +334,8 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         if step + 1 == self._loop.until and self.loop_state.reports:
             training, judging = self._captured_views(model)
             spared = len(judging.cameras) > 0
-            photos = judging if spared else training
-            judge_last_round(model.render, photos, spared, self.loop_state, self._loop, model.trained_splats())
+            train_photos = judging if spared else training
+            judge_last_round(model.render, train_photos, spared, self.loop_state, self._loop, model.trained_splats())
             with write_errors(folder.parent, DISK_ADVICE):
                 self.loop_state.pool.save(folder)
             self.rounds.update(self.loop_state, self._loop, step + 1, self.run_length)

@@ -21,20 +21,21 @@ from torch import Tensor
 from torch.nn import Parameter
 from torchmetrics.image import PeakSignalNoiseRatio
 
-from genfusion_ns import losses, schedule, trust
+from genfusion_ns import schedule
 from genfusion_ns.bounds import ANY, COUNT, NATURAL, POSITIVE, SHARE, Bound, Bounds
 from genfusion_ns.cameras import Camera
-from genfusion_ns.densify_sparse import SparsityAwareDensifier
-from genfusion_ns.gaussians import activate, init_gaussians, random_points
+from genfusion_ns.gaussians import losses, provenance
+from genfusion_ns.gaussians.densify_sparse import SparsityAwareDensifier
+from genfusion_ns.gaussians.keeper import TrainedSplats
+from genfusion_ns.gaussians.parameters import activate, init_gaussians, random_points
 from genfusion_ns.geometry import depth_to_normal
-from genfusion_ns.loop.keeper import TrainedSplats
 from genfusion_ns.plugin import compat
-from genfusion_ns.plugin.views import core_camera
+from genfusion_ns.plugin.bridge import core_camera
 from genfusion_ns.plugin.wishes import ViewerWishes
 from genfusion_ns.raster import choose_rasterizer
 from genfusion_ns.raster.api import Rasterizer, Render
 from genfusion_ns.seeding import generator
-from genfusion_ns.stereo.views import PhotoDepth
+from genfusion_ns.stereo.posed_photos import PhotoDepth
 
 NORMALS_KEY = "points3D_normals"
 """Where the datamanager's metadata holds the normals [N, 3] of the seed points."""
@@ -135,7 +136,7 @@ class GenFusionModel(SplatfactoModel):
         # Unit of length for the densifier; the pipeline, which knows the cameras, sets it.
         self.scene_extent = 1.0
         self.densifier_state = config.densifier.initialize_state(self.num_points)
-        self.densifier_state |= trust.fresh_origins(self.num_points)
+        self.densifier_state |= provenance.fresh_origins(self.num_points)
         # The splats as they were before the last round of the loop, to go back to; empty before the first.
         self.kept_splats: dict[str, Any] = {}
         self.wishes = ViewerWishes()
@@ -181,14 +182,14 @@ class GenFusionModel(SplatfactoModel):
 
     @torch.no_grad()
     def count_observers(self, cameras: Sequence[Camera]) -> None:
-        """Bring the bookkeeping of who sees which splat up to date (`trust.count_observers`)."""
+        """Bring the bookkeeping of who sees which splat up to date (`provenance.count_observers`)."""
         splats = activate(self._params())
-        self.densifier_state["seen_by"] = trust.count_observers(splats, cameras, self.rasterizer, self.config.near)
+        self.densifier_state["seen_by"] = provenance.count_observers(splats, cameras, self.rasterizer, self.config.near)
 
     def origins(self) -> dict[str, float]:
-        """Shares of the splats that are observed, repaired and invented (`trust`)."""
-        kinds = trust.classify(self.densifier_state)
-        return {name: float((kinds == i).float().mean()) for i, name in enumerate(trust.CLASSES)}
+        """Shares of the splats that are observed, repaired and invented (`provenance`)."""
+        kinds = provenance.classify(self.densifier_state)
+        return {name: float((kinds == i).float().mean()) for i, name in enumerate(provenance.CLASSES)}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GenFusionModel:
         """The splats' statistics move along to another device; they are no buffers, since their number changes."""
@@ -205,13 +206,13 @@ class GenFusionModel(SplatfactoModel):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         # What a checkpoint from before the bookkeeping lacks is taken for initial splats.
         saved = state["densifier"]
-        saved = trust.fresh_origins(len(saved["grad"])) | saved
+        saved = provenance.fresh_origins(len(saved["grad"])) | saved
         self.densifier_state = {name: values.to(self.device) for name, values in saved.items()}
         self.kept_splats.clear()
         self.kept_splats.update(state["kept_splats"])
         if self.kept_splats:
             kept = self.kept_splats["state"]
-            self.kept_splats["state"] = trust.fresh_origins(len(kept["grad"])) | kept
+            self.kept_splats["state"] = provenance.fresh_origins(len(kept["grad"])) | kept
 
     def load_state_dict(self, dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
         """Load any number of Gaussians into the Parameters that the optimisers already hold."""
@@ -287,13 +288,15 @@ class GenFusionModel(SplatfactoModel):
         return outputs | self._origin_maps(camera, rows)
 
     def _origin_maps(self, camera: Camera, rows: Tensor | None) -> dict[str, Tensor]:
-        """`coverage` [H, W, 1] and `trust` [H, W, 3] (`trust.maps`) by one more render; black where nobody looks."""
+        """`coverage` [H, W, 1] and `trust` [H, W, 3] (`provenance.maps`), one more render; black where nobody looks."""
         if not self.wishes.wants("coverage", "trust"):
-            return trust.maps(torch.zeros(camera.height, camera.width, 4, device=self.device))
-        features = trust.features(self.densifier_state)
+            return provenance.maps(torch.zeros(camera.height, camera.width, 4, device=self.device))
+        features = provenance.features(self.densifier_state)
         chosen = features if rows is None else features[rows]
         splats = activate(self._params(rows))
-        return trust.maps(self.rasterizer(*splats[:4], chosen, camera, sh_degree=None, near=self.config.near).color)
+        return provenance.maps(
+            self.rasterizer(*splats[:4], chosen, camera, sh_degree=None, near=self.config.near).color
+        )
 
     def observed_render(self, camera: Camera, background: Tensor | None = None) -> Render:
         """A render of this training step; its screen gradients reach the densifier after backward."""

@@ -11,7 +11,7 @@ from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from genfusion_ns.bounds import COUNT, NATURAL, POSITIVE, Bounds
-from genfusion_ns.gaussians import MEANS_RATE_END, RATES
+from genfusion_ns.gaussians.parameters import MEANS_RATE_END, RATES
 from genfusion_ns.schedule import log_linear
 
 

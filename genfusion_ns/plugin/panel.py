@@ -31,8 +31,8 @@ from viser import ClientHandle, ViserServer
 from genfusion_ns.cameras import Camera
 from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.state import LoopState
+from genfusion_ns.plugin.bridge import opening_view
 from genfusion_ns.plugin.round_log import encoded, last_sheet
-from genfusion_ns.plugin.views import opening_view
 from genfusion_ns.plugin.wishes import ViewerWishes
 from genfusion_ns.schedule import round_steps
 

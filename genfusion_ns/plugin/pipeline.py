@@ -16,16 +16,16 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from genfusion_ns.bounds import check_bounds
 from genfusion_ns.errors import UserError
+from genfusion_ns.gaussians.losses import psnr, ssim
 from genfusion_ns.geometry import scene_extent
 from genfusion_ns.loop.perceptual import PerceptualLoss, perceptual_loss
-from genfusion_ns.loop.supervision import generated_view_loss
-from genfusion_ns.losses import psnr, ssim
+from genfusion_ns.loop.supervision.view_loss import generated_view_loss
 from genfusion_ns.plugin import compat
+from genfusion_ns.plugin.bridge import core_cameras
 from genfusion_ns.plugin.clock import duration
 from genfusion_ns.plugin.datamanager import GenFusionDataManager, GenFusionDataManagerConfig
 from genfusion_ns.plugin.model import GenFusionModel, GenFusionModelConfig
 from genfusion_ns.plugin.resume import check_finite
-from genfusion_ns.plugin.views import core_cameras
 from genfusion_ns.raster import choose_rasterizer
 
 COUNT_EVERY = 250

@@ -10,6 +10,7 @@ import dataclasses
 import enum
 import importlib
 import pathlib
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +20,11 @@ from nerfstudio.engine.trainer import TrainerConfig
 from yaml.constructor import ConstructorError
 
 from genfusion_ns.errors import UserError
+from genfusion_ns.gaussians import densify_sparse
 
+MOVED = {"genfusion_ns.densify_sparse": densify_sparse}
+"""Modules whose classes older runs name in config.yml, and where these classes are now."""
+sys.modules.update(MOVED)  # for Nerfstudio's own loader too
 PACKAGES = ("nerfstudio", "genfusion_ns")
 _TAG = "tag:yaml.org,2002:python/"
 _PATHS = ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")

@@ -11,10 +11,10 @@ from nerfstudio.engine.trainer import TrainerConfig
 
 from genfusion_ns.cameras import Camera
 from genfusion_ns.errors import UserError
+from genfusion_ns.plugin.bridge import core_cameras
 from genfusion_ns.plugin.pipeline import GenFusionPipeline, GenFusionPipelineConfig
 from genfusion_ns.plugin.resume import MODELS, checkpoints, find_checkpoint, fitting_errors, read_checkpoint
 from genfusion_ns.plugin.run_config import read_config
-from genfusion_ns.plugin.views import core_cameras
 
 
 @dataclass

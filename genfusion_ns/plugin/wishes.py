@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from genfusion_ns import trust
-from genfusion_ns.splat_edits import State
+from genfusion_ns.gaussians import provenance
+from genfusion_ns.gaussians.edit import State
 
 
 @dataclass
@@ -17,7 +17,7 @@ class ViewerWishes:
     """Read by the model outside of training; without a viewer everything is shown and computed."""
 
     least_trust: float = 0.0
-    """Splats with less (`trust.levels`) are hidden: 0 = none, 0.5 = the invented, 1 = all but the observed."""
+    """Splats with less (`provenance.levels`) are hidden: 0 = none, 0.5 = the invented, 1 = all but the observed."""
     shown: Callable[[], set[str]] | None = None
     """Names of the outputs that are on the screen; None = nobody tells."""
     _set_aside: bool = False
@@ -43,5 +43,5 @@ class ViewerWishes:
         """[N] bool: of the splats `inside` [N] (None = all) those that are not hidden; None = all."""
         if self.least_trust <= 0 or self._set_aside:
             return inside
-        trusted = trust.levels(state) >= self.least_trust
+        trusted = provenance.levels(state) >= self.least_trust
         return trusted if inside is None else inside & trusted

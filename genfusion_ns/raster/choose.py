@@ -27,7 +27,7 @@ def _gsplat() -> Rasterizer:
 
     if _backend._C is None:
         raise ImportError("gsplat has no CUDA code for this machine, and found no CUDA compiler (nvcc) to build it")
-    from genfusion_ns.raster.gsplat_raster import GsplatRasterizer
+    from genfusion_ns.raster.gsplat import GsplatRasterizer
 
     return GsplatRasterizer()
 
@@ -36,7 +36,7 @@ def _numba() -> Rasterizer:
     """Raises ImportError or RuntimeError where numba is missing or cannot compile the kernels."""
     from numba.core.errors import NumbaError
 
-    from genfusion_ns.raster.numba_raster import NumbaRasterizer, warm_up
+    from genfusion_ns.raster.numba.rasterizer import NumbaRasterizer, warm_up
 
     try:
         warm_up()

@@ -14,8 +14,7 @@ from safetensors.torch import save
 from genfusion_ns.data.triangulate import Triangulated
 from genfusion_ns.data.views import TrainView
 from genfusion_ns.files import write_atomic
-from genfusion_ns.stereo.estimator import DepthEstimator, Progress
-from genfusion_ns.stereo.views import PhotoDepth, PosedPhoto, posed_photos, reduced
+from genfusion_ns.stereo.posed_photos import DepthEstimator, PhotoDepth, PosedPhoto, Progress, posed_photos, reduced
 
 FILE_NAME = "photo_depth.safetensors"
 

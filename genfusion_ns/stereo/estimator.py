@@ -1,12 +1,11 @@
-"""Depth of posed photos: the Protocol, and its default implementation, the bundled stereo network."""
+"""Depth of posed photos by the bundled stereo network, and the choice among estimators."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,30 +17,14 @@ from genfusion_ns.errors import UserError
 from genfusion_ns.stereo.fusion import fused_confidence, support
 from genfusion_ns.stereo.network import MULTIPLE, PhotoFeatures, StereoNetwork
 from genfusion_ns.stereo.overlap import choose_sources, working_range
+from genfusion_ns.stereo.posed_photos import DepthEstimator, PhotoDepth, PosedPhoto, Progress
 from genfusion_ns.stereo.sweep import relative_projection
-from genfusion_ns.stereo.views import PhotoDepth, PosedPhoto
 
 BUNDLED = Path(__file__).parent / "weights" / "stereo.safetensors"
 SOURCES = 4
 """Most photos that one photo is compared with."""
 NEAREST_MARGIN = 0.5
 """The nearest plane lies at this share of the nearest track's depth: what has no track may be nearer."""
-
-Progress = Callable[[int], None]
-"""Called with the number of photos that are done."""
-
-
-class DepthEstimator(Protocol):
-    """Finds the depth of every photo of a posed capture."""
-
-    name: str
-    """For logs."""
-    fingerprint: str
-    """Tells two sets of weights apart."""
-
-    def estimate(self, photos: Sequence[PosedPhoto], progress: Progress | None = None) -> list[PhotoDepth]:
-        """Depth for each of `photos`, in their order and at their sizes, from these photos alone."""
-        ...
 
 
 class StereoEstimator:

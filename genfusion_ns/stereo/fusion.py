@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genfusion_ns.cameras import project, unproject
-from genfusion_ns.stereo.views import PhotoDepth, PosedPhoto
+from genfusion_ns.stereo.posed_photos import PhotoDepth, PosedPhoto
 
 AGREE = 0.05
 """Relative difference of two depths of one surface."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from genfusion_ns.cameras import Camera, project
-from genfusion_ns.stereo.views import PosedPhoto
+from genfusion_ns.stereo.posed_photos import PosedPhoto
 
 GRID = 8
 """Rays per side that stand for a photo."""

@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genfusion_ns.errors import UserError
-from genfusion_ns.losses import fit_scale_shift
-from genfusion_ns.stereo.estimator import DepthEstimator, Progress
-from genfusion_ns.stereo.views import PhotoDepth, PosedPhoto
+from genfusion_ns.gaussians.losses import fit_scale_shift
+from genfusion_ns.stereo.posed_photos import DepthEstimator, PhotoDepth, PosedPhoto, Progress
 
 TRACK_WEIGHT = 20.0
 """What a track counts in the fit against a pixel of full confidence; there are few of them, and they are measured."""

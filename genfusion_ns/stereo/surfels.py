@@ -22,7 +22,7 @@ from genfusion_ns.data.triangulate import Triangulated
 from genfusion_ns.data.views import TrainView
 from genfusion_ns.geometry import depth_to_normal
 from genfusion_ns.seeding import generator
-from genfusion_ns.stereo.views import PhotoDepth, PosedPhoto
+from genfusion_ns.stereo.posed_photos import PhotoDepth, PosedPhoto
 
 SURE = 0.5
 """Confidence from which a pixel's depth is taken as it is."""

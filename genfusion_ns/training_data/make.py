@@ -13,21 +13,20 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from diffusion.source_views import ClipCameras, SourceView
+from diffusion.inputs.source_views import ClipCameras, SourceView
 from diffusion.train.fits import TrainingFit, to_bytes, to_half, write_fit
 from genfusion_ns.cameras import Camera
+from genfusion_ns.data.sequences import neighbour_path
 from genfusion_ns.data.triangulate import Triangulated
 from genfusion_ns.errors import UserError
+from genfusion_ns.gaussians.fit import Fit, FitConfig, FitView, capped, snapshots
 from genfusion_ns.loop.captured import with_measured
 from genfusion_ns.raster import choose_rasterizer
 from genfusion_ns.raster.api import Render
 from genfusion_ns.seeding import seed_of
-from genfusion_ns.stereo.estimator import DepthEstimator
+from genfusion_ns.stereo.posed_photos import DepthEstimator, PhotoDepth, posed_photos
 from genfusion_ns.stereo.surfels import first_splats
-from genfusion_ns.stereo.views import PhotoDepth, posed_photos
-from genfusion_ns.training_data.fit import Fit, FitConfig, FitView, capped, snapshots
-from genfusion_ns.training_data.paths import neighbour_path
-from genfusion_ns.training_data.points import KnownView, known_view, surface_tracks
+from genfusion_ns.training_data.tracks import KnownView, known_view, surface_tracks
 from genfusion_ns.training_data.variants import Variant, draw_variant
 
 VERSION = 5

@@ -10,7 +10,7 @@ import torch
 from tiny_networks import BOTH, OFFICIAL, tiny_pipeline
 
 from diffusion import components
-from diffusion.locate import BUNDLED
+from diffusion.loading import BUNDLED
 from diffusion.pipeline import RGBDVideoRepairPipeline
 
 

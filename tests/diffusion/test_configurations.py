@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffusion.blueprint import Blueprint
-from diffusion.configurations import CONFIGURATIONS, get_configuration, make_pipeline, make_scheduler
+from diffusion.configurations import CONFIGURATIONS, get_configuration
 from diffusion.errors import UserError
+from diffusion.factory import make_scheduler
+from diffusion.memory.blueprint import Blueprint
+from diffusion.random_weights import make_pipeline
 from diffusion.schedulers import RescaledDDIMScheduler, RescaledDPMSolverScheduler
 
 LITES = [name for name in CONFIGURATIONS if name != "official"]

@@ -10,7 +10,7 @@ import torch
 from tiny_networks import FUSION, clip, tiny_pipeline, warped
 
 from diffusion.fuse import DRAWN_BELOW, DRAWN_WHOLLY, FusedClip, fuse_clip, padded
-from diffusion.inputs import RepairInputs, check_inputs
+from diffusion.inputs.repair_inputs import RepairInputs, check_inputs
 from diffusion.models.fusion import FusionNetwork
 
 

@@ -11,11 +11,11 @@ from parity_data import SLACK, Parity, gap
 from torch import Tensor
 from transformers import CLIPVisionModel
 
-from diffusion.conditioning import clip_context
-from diffusion.guidance import guide
 from diffusion.models.resampler import Resampler
 from diffusion.models.unet import RGBDVideoUNet
 from diffusion.models.vae import decode_clip, encode_clip
+from diffusion.sampling.conditioning import clip_context
+from diffusion.sampling.guidance import guide
 from diffusion.schedulers import RescaledDDIMScheduler
 
 GUIDANCE_RESCALE = 0.7

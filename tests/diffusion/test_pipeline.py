@@ -206,7 +206,7 @@ def test_low_strength_keeps_what_was_seen(pipes, few_step):
 
 
 def percentile(depth: torch.Tensor) -> torch.Tensor:
-    from diffusion.preprocess import percentile_disparity
+    from diffusion.inputs.preprocess import percentile_disparity
 
     return percentile_disparity(depth[None]).values[0]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from genfusion_ns.cameras import Camera
-from genfusion_ns.loop.repair import RepairedClip, RGBDClip
+from genfusion_ns.loop.repairers.base import RepairedClip, RGBDClip
 from genfusion_ns.raster.api import Render
 from genfusion_ns.seeding import generator
 

@@ -7,11 +7,11 @@ from loop_scene import aimed, ball
 
 from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.contact_sheet import MostChanged
-from genfusion_ns.loop.pool import GeneratedViews
-from genfusion_ns.loop.refine import RefinedFrame
-from genfusion_ns.loop.repair import IdentityRepairer, RepairedClip, RGBDClip
+from genfusion_ns.loop.repairers.base import IdentityRepairer, RepairedClip, RGBDClip
 from genfusion_ns.loop.round import CapturedViews, run_round
 from genfusion_ns.loop.state import LoopState
+from genfusion_ns.loop.supervision.refine import RefinedFrame
+from genfusion_ns.loop.view_buffer import GeneratedViews
 
 
 def clip(length: int, before: float, after: list[float], confidence: float = 1.0):

@@ -6,18 +6,18 @@ from loop_scene import aimed, textured
 from oracle import OracleRepairer
 from torch.nn import Parameter, ParameterDict
 
-from genfusion_ns.densify_sparse import SparsityAwareDensifier
-from genfusion_ns.gaussians import activate, init_gaussians, random_points_in_view
+from genfusion_ns.gaussians.densify_sparse import SparsityAwareDensifier
+from genfusion_ns.gaussians.keeper import TrainedSplats
+from genfusion_ns.gaussians.losses import photometric, psnr
+from genfusion_ns.gaussians.parameters import activate, init_gaussians, random_points_in_view
 from genfusion_ns.geometry import scene_extent
 from genfusion_ns.loop.captured import CapturedViews
 from genfusion_ns.loop.config import LoopConfig
-from genfusion_ns.loop.keeper import TrainedSplats
-from genfusion_ns.loop.pool import GeneratedViews
-from genfusion_ns.loop.repair import IdentityRepairer
+from genfusion_ns.loop.repairers.base import IdentityRepairer
 from genfusion_ns.loop.round import run_round
 from genfusion_ns.loop.state import LoopState
-from genfusion_ns.loop.supervision import generated_view_loss
-from genfusion_ns.losses import photometric, psnr
+from genfusion_ns.loop.supervision.view_loss import generated_view_loss
+from genfusion_ns.loop.view_buffer import GeneratedViews
 from genfusion_ns.raster.choose import choose_rasterizer
 from genfusion_ns.seeding import order_index
 

@@ -9,12 +9,12 @@ import torch
 from loop_scene import ball
 
 from genfusion_ns.errors import UserError
+from genfusion_ns.gaussians.losses import photometric, ssi_disparity
 from genfusion_ns.loop import perceptual
 from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.perceptual import NETWORK_FILES, PerceptualLoss, load_network, perceptual_loss
-from genfusion_ns.loop.pool import GeneratedFrame, Provenance
-from genfusion_ns.loop.supervision import generated_view_loss
-from genfusion_ns.losses import photometric, ssi_disparity
+from genfusion_ns.loop.supervision.view_loss import generated_view_loss
+from genfusion_ns.loop.view_buffer import GeneratedFrame, Provenance
 
 ALEX = NETWORK_FILES["alex"]
 

@@ -14,16 +14,16 @@ from rich.console import Console
 
 from genfusion_ns.camera_path import to_nerfstudio_camera_path
 from genfusion_ns.errors import UserError
+from genfusion_ns.gaussians.losses import photometric, ssi_disparity
 from genfusion_ns.geometry import positions
 from genfusion_ns.loop import progress
 from genfusion_ns.loop.config import DiffusionConfig, LoopConfig
 from genfusion_ns.loop.plan import make_path, path_template, plan_round
-from genfusion_ns.loop.pool import GeneratedViews
-from genfusion_ns.loop.repair import IdentityRepairer, RepairedClip
+from genfusion_ns.loop.repairers.base import IdentityRepairer, RepairedClip
 from genfusion_ns.loop.round import CapturedViews, render_clip, run_round
 from genfusion_ns.loop.state import LoopState
-from genfusion_ns.loop.supervision import generated_view_loss
-from genfusion_ns.losses import photometric, ssi_disparity
+from genfusion_ns.loop.supervision.view_loss import generated_view_loss
+from genfusion_ns.loop.view_buffer import GeneratedViews
 
 SMALL = LoopConfig(frames=10, clip_length=4, pool=100)
 PLAIN = SMALL

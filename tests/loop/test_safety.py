@@ -11,11 +11,11 @@ from loop_scene import aimed, ball, ball_of, textured
 from genfusion_ns.loop.captured import CapturedViews
 from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.plan import plan_round
-from genfusion_ns.loop.pool import GeneratedViews
-from genfusion_ns.loop.repair import IdentityRepairer
+from genfusion_ns.loop.repairers.base import IdentityRepairer
 from genfusion_ns.loop.round import run_round
 from genfusion_ns.loop.safety import SIDE, Prober
 from genfusion_ns.loop.state import LoopState
+from genfusion_ns.loop.view_buffer import GeneratedViews
 
 SMALL = LoopConfig(frames=12, clip_length=4, trajectories=("interpolate", "orbit"))
 

@@ -14,8 +14,8 @@ os.environ.setdefault("COLUMNS", "200")  # rich would wrap paths in captured log
 @pytest.fixture(scope="session")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve photos of 48 x 32 pixels, with poses and points."""
-    from genfusion_ns.data.procedural.demo import demo_path, demo_scene
-    from genfusion_ns.data.procedural.write import write_scene
+    from genfusion_ns.synthetic.demo import demo_path, demo_scene
+    from genfusion_ns.synthetic.write import write_scene
 
     out = tmp_path_factory.mktemp("scenes") / "room"
     write_scene(out, demo_scene(), demo_path(12, 48, 32), {"views": 12}, points=400, supersample=1)

@@ -13,11 +13,11 @@ from PIL import Image
 from genfusion_ns.cameras import project
 from genfusion_ns.data.mask import moving_window
 from genfusion_ns.errors import UserError
-from genfusion_ns.loop.accept import held_out
-from genfusion_ns.loop.pool import GeneratedFrame, Provenance
+from genfusion_ns.loop.supervision.gate import held_out
+from genfusion_ns.loop.view_buffer import GeneratedFrame, Provenance
+from genfusion_ns.plugin.bridge import core_camera
 from genfusion_ns.plugin.datamanager import GenFusionDataManager, GenFusionDataManagerConfig
 from genfusion_ns.plugin.dataparser import GenFusionDataParserConfig
-from genfusion_ns.plugin.views import core_camera
 
 
 def manager(scene: Path, test_mode: str = "val", parser=None, **settings) -> GenFusionDataManager:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,11 @@ import torch
 from PIL import Image
 from public_layouts import write_public_scene
 
+from genfusion_ns.benchmark.metrics import held_out_metrics, held_out_views
+from genfusion_ns.benchmark.row import Row, trainer_config
 from genfusion_ns.loop import plan
 from genfusion_ns.plugin.datamanager import GenFusionDataManagerConfig
 from genfusion_ns.plugin.dataparser import GenFusionDataParserConfig
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-from benchmark_row import Row, trainer_config
-from held_out import held_out_metrics, held_out_views
 
 
 def row(scene: Path, **changes: Any) -> Row:

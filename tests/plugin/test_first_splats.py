@@ -12,8 +12,8 @@ from genfusion_ns.data.triangulate import Triangulated
 from genfusion_ns.data.views import TrainView
 from genfusion_ns.plugin.first_splats import depth_folder
 from genfusion_ns.stereo.capture_depth import FILE_NAME, CaptureDepth
+from genfusion_ns.stereo.posed_photos import PhotoDepth, posed_photos
 from genfusion_ns.stereo.surfels import first_splats
-from genfusion_ns.stereo.views import PhotoDepth, posed_photos
 
 
 def wall(tracks: int) -> tuple[list[TrainView], CaptureDepth, Triangulated]:

@@ -8,9 +8,9 @@ from nerfstudio.data.scene_box import OrientedBox, SceneBox
 from nerfstudio.models.splatfacto import SplatfactoModel
 from plugin_cameras import nerfstudio_camera
 
-from genfusion_ns import trust
 from genfusion_ns.cameras import Camera, invert_rigid, look_at, project
-from genfusion_ns.losses import photometric
+from genfusion_ns.gaussians import provenance
+from genfusion_ns.gaussians.losses import photometric
 from genfusion_ns.plugin.model import GenFusionModel, GenFusionModelConfig
 
 
@@ -171,10 +171,10 @@ def test_a_seen_splat_is_drawn_as_observed_and_an_added_one_as_invented(rasteriz
     left, right = pixel(camera, model, 0), pixel(camera, model, 1)
     alpha = outputs["accumulation"]
     assert alpha[left] > 0.8 and alpha[right] > 0.8
-    assert torch.allclose(outputs["trust"][left], torch.tensor(trust.LEGEND[0]) * alpha[left], atol=2e-3)
-    assert torch.allclose(outputs["trust"][right], torch.tensor(trust.LEGEND[2]) * alpha[right], atol=2e-3)
+    assert torch.allclose(outputs["trust"][left], torch.tensor(provenance.LEGEND[0]) * alpha[left], atol=2e-3)
+    assert torch.allclose(outputs["trust"][right], torch.tensor(provenance.LEGEND[2]) * alpha[right], atol=2e-3)
     assert torch.allclose(outputs["coverage"][left], alpha[left], atol=2e-3) and outputs["coverage"][right] < 2e-3
-    assert torch.allclose(trust.shares(outputs["trust"]).sum(-1, keepdim=True), alpha, atol=2e-3)
+    assert torch.allclose(provenance.shares(outputs["trust"]).sum(-1, keepdim=True), alpha, atol=2e-3)
     assert (outputs["trust"][0, 0] == 0).all()  # nothing is drawn in the corner
 
 

@@ -14,8 +14,8 @@ from nerfstudio.viewer.viewer_elements import ViewerControl, ViewerElement
 from PIL import Image
 
 from genfusion_ns.loop.config import LoopConfig
-from genfusion_ns.loop.pool import GeneratedViews
 from genfusion_ns.loop.state import LoopState, RoundReport
+from genfusion_ns.loop.view_buffer import GeneratedViews
 from genfusion_ns.plugin import panel as panels
 from genfusion_ns.plugin.panel import RoundsPanel
 from genfusion_ns.plugin.round_log import encoded, last_sheet, log_round, writer

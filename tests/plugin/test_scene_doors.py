@@ -17,7 +17,7 @@ from public_layouts import write_public_scene
 
 from genfusion_ns.errors import UserError
 from genfusion_ns.plugin.dataparser import GenFusionDataParserConfig
-from genfusion_ns.plugin.photos import checked
+from genfusion_ns.plugin.train_photos import checked
 
 OFFSET = np.array([500_000.0, 4_500_000.0, 120.0])
 

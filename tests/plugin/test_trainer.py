@@ -12,9 +12,9 @@ import torch
 from nerfstudio.utils import writer
 
 from genfusion_ns.errors import UserError
-from genfusion_ns.loop import repair
 from genfusion_ns.loop import round as rounds
-from genfusion_ns.loop.repair import IdentityRepairer
+from genfusion_ns.loop.repairers import base
+from genfusion_ns.loop.repairers.base import IdentityRepairer
 
 
 def final_state(trainer) -> dict[str, torch.Tensor]:
@@ -154,7 +154,7 @@ class Slow(IdentityRepairer):
 
 def test_the_eta_counts_the_rounds_to_come_and_no_round_twice(eventful, train, monkeypatch, capsys):
     """Nerfstudio's counts a round as a slow step, of which it takes all to come to be; and no round before it."""
-    monkeypatch.setitem(repair._FACTORIES, "slow", f"{__name__}:Slow")
+    monkeypatch.setitem(base._FACTORIES, "slow", f"{__name__}:Slow")
     seen = {}
 
     def note_eta():

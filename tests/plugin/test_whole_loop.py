@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from tiny_networks import tiny_pipeline
 
-from genfusion_ns.loop import accept, refine
 from genfusion_ns.loop.config import DiffusionConfig
-from genfusion_ns.loop.diffusion_repairer import fingerprint
-from genfusion_ns.loop.pool import GeneratedViews
+from genfusion_ns.loop.repairers.diffusion import fingerprint
+from genfusion_ns.loop.supervision import gate, refine
+from genfusion_ns.loop.view_buffer import GeneratedViews
 
 
 def whole_loop(config, weights: Path) -> None:
@@ -40,7 +40,7 @@ def whole_loop(config, weights: Path) -> None:
 def test_the_whole_loop_with_random_weights(scene, make_config, train, tmp_path, monkeypatch):
     # they paint noise, which the loop would rightly refuse, or take back
     monkeypatch.setattr(refine, "contradiction", lambda *_: (0.0, 1.0))
-    monkeypatch.setattr(accept, "DULLER", 1.0)
+    monkeypatch.setattr(gate, "DULLER", 1.0)
     weights = tmp_path / "weights"
     tiny_pipeline().save_pretrained(weights)
     config = make_config(scene, max_num_iterations=60)

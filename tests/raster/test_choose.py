@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from genfusion_ns.errors import UserError
-from genfusion_ns.raster import choose_rasterizer, numba_raster
+from genfusion_ns.raster import choose_rasterizer
+from genfusion_ns.raster.numba import rasterizer
 
 
 def test_a_cpu_gets_numba_and_the_log_says_so(caplog):
@@ -37,7 +38,7 @@ def test_kernels_that_do_not_compile(monkeypatch):
     def fail():
         raise TypingError("no such overload")
 
-    monkeypatch.setattr(numba_raster, "warm_up", fail)
+    monkeypatch.setattr(rasterizer, "warm_up", fail)
     assert choose_rasterizer("auto").name == "torch"
     with pytest.raises(UserError, match="numba rasteriser cannot be used here: its kernels did not compile"):
         choose_rasterizer("numba")
@@ -85,22 +86,22 @@ def test_gsplat_is_taken_on_cuda(monkeypatch):
 
 
 def test_slow_compilation_is_announced(monkeypatch, capsys):
-    monkeypatch.setattr(numba_raster, "_SLOW_COMPILE_SECONDS", 0.0)
+    monkeypatch.setattr(rasterizer, "_SLOW_COMPILE_SECONDS", 0.0)
     announced = threading.Event()
-    announce, render = numba_raster._announce_compilation, numba_raster.NumbaRasterizer.__call__
+    announce, render = rasterizer._announce_compilation, rasterizer.NumbaRasterizer.__call__
 
     def slow(self, *args, **kwargs):
         assert announced.wait(20)
         return render(self, *args, **kwargs)
 
-    monkeypatch.setattr(numba_raster, "_announce_compilation", lambda: (announce(), announced.set()))
-    monkeypatch.setattr(numba_raster.NumbaRasterizer, "__call__", slow)
-    numba_raster.warm_up()
+    monkeypatch.setattr(rasterizer, "_announce_compilation", lambda: (announce(), announced.set()))
+    monkeypatch.setattr(rasterizer.NumbaRasterizer, "__call__", slow)
+    rasterizer.warm_up()
     assert "Compiling the CPU rasteriser" in capsys.readouterr().err
 
 
 def test_fast_start_is_silent(capsys):
-    numba_raster.warm_up()
+    rasterizer.warm_up()
     capsys.readouterr()
-    numba_raster.warm_up()
+    rasterizer.warm_up()
     assert capsys.readouterr().err == ""

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from raster_scenes import MAPS, random_scene
 
-from genfusion_ns.raster.numba_raster import NumbaRasterizer
+from genfusion_ns.raster.numba.rasterizer import NumbaRasterizer
 from genfusion_ns.raster.torch_reference import TorchRasterizer
 
 BACKENDS = [pytest.param(TorchRasterizer(), id="torch"), pytest.param(NumbaRasterizer(), id="numba")]

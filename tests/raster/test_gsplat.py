@@ -7,9 +7,9 @@ import pytest
 import torch
 from raster_scenes import MAPS, gradients, random_scene, relative
 
-from genfusion_ns.raster import gsplat_raster
+from genfusion_ns.raster import gsplat
+from genfusion_ns.raster.gsplat import GsplatRasterizer
 from genfusion_ns.raster.gsplat_calls import SurfelMaps
-from genfusion_ns.raster.gsplat_raster import GsplatRasterizer
 from genfusion_ns.raster.torch_reference import TorchRasterizer
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="gsplat's kernels need CUDA")
@@ -70,7 +70,7 @@ class FakeKernels:
 @pytest.fixture
 def fake(monkeypatch):
     kernels = FakeKernels()
-    monkeypatch.setattr(gsplat_raster, "rasterize_surfels", kernels)
+    monkeypatch.setattr(gsplat, "rasterize_surfels", kernels)
     return kernels
 
 

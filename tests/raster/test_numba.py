@@ -7,7 +7,7 @@ import pytest
 import torch
 from raster_scenes import MAPS, gradients, random_scene, relative
 
-from genfusion_ns.raster.numba_raster import NumbaRasterizer
+from genfusion_ns.raster.numba.rasterizer import NumbaRasterizer
 from genfusion_ns.raster.torch_reference import TorchRasterizer
 
 TORCH, NUMBA = TorchRasterizer(), NumbaRasterizer()

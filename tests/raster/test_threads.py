@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genfusion_ns.raster import threads
-from genfusion_ns.raster.threads import even_bounds, run_ranges
+from genfusion_ns.raster.numba import threads
+from genfusion_ns.raster.numba.threads import even_bounds, run_ranges
 
 
 @given(count=st.integers(0, 50_000), n=st.integers(1, 9))

@@ -12,9 +12,9 @@ from simulated_cuda import LEDGER, bare, clad, on_device
 from torch import Tensor
 
 from genfusion_ns.cameras import Camera
-from genfusion_ns.raster import gsplat_raster
+from genfusion_ns.raster import gsplat as gsplat_raster
 from genfusion_ns.raster.gsplat_calls import SurfelMaps
-from genfusion_ns.raster.numba_raster import NumbaRasterizer
+from genfusion_ns.raster.numba.rasterizer import NumbaRasterizer
 
 NUMBA = NumbaRasterizer()
 

@@ -18,8 +18,8 @@ def make_scene(out: Path, photos: int = 14, width: int = 48, height: int = 30) -
     """Photos of a procedural room with poses and points; with 12 and more, one judges the rounds. They are too small
     for LPIPS, whose weights a test should not ask for.
     """
-    from genfusion_ns.data.procedural.demo import demo_path, demo_scene
-    from genfusion_ns.data.procedural.write import write_scene
+    from genfusion_ns.synthetic.demo import demo_path, demo_scene
+    from genfusion_ns.synthetic.write import write_scene
 
     write_scene(out, demo_scene(), demo_path(photos, width, height), {"views": photos}, points=400, supersample=1)
     return out

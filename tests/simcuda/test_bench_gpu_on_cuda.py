@@ -1,4 +1,4 @@
-"""scripts/bench_gpu.py on the make-believe device: both trainers, and repairs."""
+"""scripts/bench/gpu.py on the make-believe device: both trainers, and repairs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from diffusion.configurations import CONFIGURATIONS
 
 @pytest.fixture
 def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts" / "bench"))
     for configuration in (LITE, OFFICIAL):
         monkeypatch.setitem(CONFIGURATIONS, configuration.name, configuration)
 
 
 def test_both_trainers_take_steps(gpu, scripts, monkeypatch):
-    from bench_gpu_steps import measure_steps
+    from gpu_steps import measure_steps
 
     theirs = Steps()
     theirs.install(monkeypatch)
@@ -32,7 +32,7 @@ def test_both_trainers_take_steps(gpu, scripts, monkeypatch):
 
 
 def test_our_steps_learn_the_photos(gpu, scripts):
-    from bench_gpu_steps import Room, our_step
+    from gpu_steps import Room, our_step
 
     step = our_step(Room.make(400, (40, 24), torch.device("cuda"), views=1), torch.device("cuda"))
     first, *_, last = [float(step(index)) for index in range(25)]
@@ -41,7 +41,7 @@ def test_our_steps_learn_the_photos(gpu, scripts):
 
 @pytest.mark.parametrize("free", [20 << 30, 1])
 def test_repairs_with_the_settings_of_the_plan(scripts, free):
-    from bench_gpu_clips import Clips, measure_clips
+    from gpu_clips import Clips, measure_clips
 
     clips = Clips(((24, 16),), frames=2, repeats=1, steps=1, compiled=False)
     with simulated_cuda(memory=(free, 24 << 30)):
@@ -53,7 +53,7 @@ def test_repairs_with_the_settings_of_the_plan(scripts, free):
 
 
 def test_what_does_not_fit_is_left_out_and_the_rest_goes_on(cuda, scripts, monkeypatch):
-    import bench_gpu_clips
+    import gpu_clips as bench_gpu_clips
 
     def full(*arguments):
         if arguments[0] == "tiny-lite":

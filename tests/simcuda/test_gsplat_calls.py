@@ -7,9 +7,9 @@ import torch
 from simulated_gsplat import Steps, install
 
 from genfusion_ns.cameras import Camera, look_at
+from genfusion_ns.raster.gsplat import GsplatRasterizer
 from genfusion_ns.raster.gsplat_calls import rasterize_surfels
-from genfusion_ns.raster.gsplat_raster import GsplatRasterizer
-from genfusion_ns.raster.numba_raster import NumbaRasterizer
+from genfusion_ns.raster.numba.rasterizer import NumbaRasterizer
 
 
 def view(device: str = "cuda") -> Camera:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from genfusion_ns import losses
+from genfusion_ns.gaussians import losses
 
 
 def test_the_disparity_loss_reads_nothing_back(cuda):

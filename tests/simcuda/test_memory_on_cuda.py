@@ -10,12 +10,12 @@ import torch
 from simulated_cuda import SimTensor, simulated_cuda
 from tiny_networks import BOTH, FUSION, LITE, OFFICIAL, tiny_pipeline
 
-from diffusion.blueprint import read_blueprint
-from diffusion.memory_plan import Run, plan_memory
+from diffusion.memory.blueprint import read_blueprint
+from diffusion.memory.memory_plan import Run, plan_memory
 from genfusion_ns.cameras import Camera
 from genfusion_ns.errors import UserError
-from genfusion_ns.loop.diffusion_repairer import DiffusionRepairer, automatic_dtype
-from genfusion_ns.loop.repair import RGBDClip
+from genfusion_ns.loop.repairers.base import RGBDClip
+from genfusion_ns.loop.repairers.diffusion import DiffusionRepairer, automatic_dtype
 
 
 @pytest.fixture(scope="module")

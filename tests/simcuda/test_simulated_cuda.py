@@ -220,9 +220,9 @@ def test_a_change_of_shape_in_place_is_not_followed_in_silence(cuda):
 
 
 def test_the_ledger_names_the_line_that_asks(cuda):
-    from genfusion_ns.losses import fit_scale_shift  # any function of the project
+    from genfusion_ns.gaussians.losses import fit_scale_shift  # any function of the project
 
     values = made(40)
     with cuda.record():
         fit_scale_shift(values, 2 * values + 1, torch.ones(40, device="cuda"))
-    assert all("genfusion_ns/losses.py:" in line for _, line in LEDGER.syncs)
+    assert all("genfusion_ns/gaussians/losses.py:" in line for _, line in LEDGER.syncs)

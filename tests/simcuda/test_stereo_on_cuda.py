@@ -16,9 +16,9 @@ from genfusion_ns.plugin.config import gpu_config
 from genfusion_ns.stereo import estimator as estimators
 from genfusion_ns.stereo.estimator import StereoEstimator
 from genfusion_ns.stereo.network import StereoNetwork
+from genfusion_ns.stereo.posed_photos import PosedPhoto
 from genfusion_ns.stereo.pretrained import DepthAnything3Estimator, MonocularEstimator, transformers_network
 from genfusion_ns.stereo.train.run import StereoTrainConfig, train
-from genfusion_ns.stereo.views import PosedPhoto
 
 
 def camera_at(y: float, width: int, height: int) -> Camera:

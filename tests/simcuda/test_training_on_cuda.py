@@ -12,8 +12,8 @@ from simulated_runs import small, splats, started, take_steps
 
 from genfusion_ns.errors import UserError
 from genfusion_ns.plugin.config import cpu_config, gpu_config
-from genfusion_ns.raster import gsplat_raster
-from genfusion_ns.raster.gsplat_raster import GsplatRasterizer
+from genfusion_ns.raster import gsplat
+from genfusion_ns.raster.gsplat import GsplatRasterizer
 
 ONE_CLIP = {"trajectories": ("orbit",), "frames": 2, "clip_length": 2, "max_side": 24}
 
@@ -45,7 +45,7 @@ def test_the_gpu_preset_trains_with_rounds_and_growth(gpu, scene, tmp_path):
 
 
 def test_a_round_that_is_taken_back_does_not_stop_training(gpu, scene, tmp_path, monkeypatch):
-    monkeypatch.setattr("genfusion_ns.loop.accept.judge", lambda *_: "rolled back")
+    monkeypatch.setattr("genfusion_ns.loop.supervision.gate.judge", lambda *_: "rolled back")
     loop = {**ONE_CLIP, "start": 4, "every": 4}
     trainer = started(small(gpu_config("genfusion"), scene, tmp_path, loop=loop))
     take_steps(trainer, 0, 10)
@@ -92,7 +92,7 @@ def test_cpu_and_gpu_give_the_same_splats(gpu, scene, tmp_path, monkeypatch):
     chosen = {"cpu": simulated_gsplat.host_kernels, "cuda": simulated_gsplat.kernels}
     found = {}
     for device in chosen:
-        monkeypatch.setattr(gsplat_raster, "rasterize_surfels", chosen[device])
+        monkeypatch.setattr(gsplat, "rasterize_surfels", chosen[device])
         monkeypatch.setattr("genfusion_ns.plugin.pipeline.choose_rasterizer", lambda *_: GsplatRasterizer())
         config = small(gpu_config("genfusion"), scene, tmp_path / device, loop=ONE_CLIP)
         config.machine.device_type = device

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from genfusion_ns.cameras import Camera, invert_rigid, look_at, pixel_rays
-from genfusion_ns.stereo.views import PhotoDepth, PosedPhoto
+from genfusion_ns.stereo.posed_photos import PhotoDepth, PosedPhoto
 
 
 def camera_at(position: tuple[float, float, float], width: int = 48, height: int = 32) -> Camera:

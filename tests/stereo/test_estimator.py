@@ -8,7 +8,7 @@ from stereo_scene import photo_at
 from genfusion_ns.errors import UserError
 from genfusion_ns.stereo.estimator import StereoEstimator, create_estimator, padded, track_map
 from genfusion_ns.stereo.network import StereoNetwork
-from genfusion_ns.stereo.views import PhotoDepth, reduced, resized
+from genfusion_ns.stereo.posed_photos import PhotoDepth, reduced, resized
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import torch
 from stereo_scene import certain, photo_at
 
 from genfusion_ns.stereo.fusion import fused_confidence, support
-from genfusion_ns.stereo.views import PhotoDepth
+from genfusion_ns.stereo.posed_photos import PhotoDepth
 
 
 def two():

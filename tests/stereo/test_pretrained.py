@@ -7,6 +7,7 @@ import torch
 from stereo_scene import certain, photo_at
 
 from genfusion_ns.errors import UserError
+from genfusion_ns.stereo.posed_photos import PhotoDepth
 from genfusion_ns.stereo.pretrained import (
     DepthAnything3Estimator,
     MonocularEstimator,
@@ -15,7 +16,6 @@ from genfusion_ns.stereo.pretrained import (
     merged,
     transformers_network,
 )
-from genfusion_ns.stereo.views import PhotoDepth
 
 
 class Exact:

@@ -11,7 +11,7 @@ from genfusion_ns.stereo.estimator import load_network
 from genfusion_ns.stereo.network import StereoNetwork
 from genfusion_ns.stereo.train import run
 from genfusion_ns.stereo.train.batches import SMALL_SIZES, make_batch
-from genfusion_ns.stereo.train.losses import relative_error, stereo_loss
+from genfusion_ns.stereo.train.depth_loss import relative_error, stereo_loss
 from genfusion_ns.stereo.train.run import StereoTrainConfig, train
 
 

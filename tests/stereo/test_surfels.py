@@ -4,9 +4,9 @@ import pytest
 import torch
 from stereo_scene import certain, colours, photo_at
 
-from genfusion_ns.gaussians import facing
+from genfusion_ns.gaussians.parameters import facing
+from genfusion_ns.stereo.posed_photos import PhotoDepth
 from genfusion_ns.stereo.surfels import dithered, sampling_weight, surfels_of
-from genfusion_ns.stereo.views import PhotoDepth
 
 
 def scene(count=2):

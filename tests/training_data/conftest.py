@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genfusion_ns.stereo.views import PhotoDepth
+from genfusion_ns.stereo.posed_photos import PhotoDepth
 from genfusion_ns.training_data import fanout, make
 
 

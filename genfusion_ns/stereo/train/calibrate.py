@@ -14,8 +14,8 @@ from genfusion_ns.cameras import Camera
 from genfusion_ns.stereo.estimator import SOURCES, StereoEstimator
 from genfusion_ns.stereo.fusion import support
 from genfusion_ns.stereo.overlap import choose_sources
-from genfusion_ns.stereo.train.losses import CLOSE
-from genfusion_ns.stereo.views import PosedPhoto
+from genfusion_ns.stereo.posed_photos import PosedPhoto
+from genfusion_ns.stereo.train.depth_loss import CLOSE
 
 
 def scene_photos(path: Path, chosen: Sequence[int]) -> tuple[list[PosedPhoto], list[Tensor]]:

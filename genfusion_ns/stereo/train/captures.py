@@ -13,16 +13,16 @@ from PIL import Image
 from torch import Tensor
 
 from genfusion_ns.cameras import Camera
+from genfusion_ns.data.capture_files import bend, frame_camera, read_transforms
 from genfusion_ns.data.colmap import ColmapModel, read_model
-from genfusion_ns.densify_sparse import SparsityAwareDensifier
+from genfusion_ns.data.sequences import within_unit
+from genfusion_ns.gaussians.densify_sparse import SparsityAwareDensifier
+from genfusion_ns.gaussians.fit import Fit, FitConfig, FitView
 from genfusion_ns.geometry import nearest_views
 from genfusion_ns.raster import choose_rasterizer
 from genfusion_ns.stereo.fusion import AGREE, support
+from genfusion_ns.stereo.posed_photos import PhotoDepth, PosedPhoto
 from genfusion_ns.stereo.train.scenes import write_views
-from genfusion_ns.stereo.views import PhotoDepth, PosedPhoto
-from genfusion_ns.training_data.capture_files import bend, frame_camera, read_transforms
-from genfusion_ns.training_data.fit import Fit, FitConfig, FitView
-from genfusion_ns.training_data.paths import within_unit
 
 FIT_STEPS = 3000
 """At 288 pixels the five captures' fits are sharp after so many."""

@@ -15,7 +15,7 @@ from diffusion.train.steps import StepsConfig, train_steps
 from genfusion_ns.errors import UserError
 from genfusion_ns.stereo.network import StereoNetwork
 from genfusion_ns.stereo.train.batches import SIZES, SMALL_SIZES, StereoBatch, make_batch
-from genfusion_ns.stereo.train.losses import stereo_loss
+from genfusion_ns.stereo.train.depth_loss import stereo_loss
 
 
 @dataclass(frozen=True)

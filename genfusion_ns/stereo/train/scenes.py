@@ -19,12 +19,12 @@ from safetensors.numpy import save_file
 from scipy.ndimage import map_coordinates
 
 from genfusion_ns.cameras import Camera, pixel_rays
-from genfusion_ns.data.procedural import textures as tx
-from genfusion_ns.data.procedural.families import make_family_scene
-from genfusion_ns.data.procedural.looks import muted, shade
-from genfusion_ns.data.procedural.render import Scene, Studio
-from genfusion_ns.data.procedural.staging import Staged
-from genfusion_ns.training_data.paths import within_unit
+from genfusion_ns.data.sequences import within_unit
+from genfusion_ns.synthetic import textures as tx
+from genfusion_ns.synthetic.families import make_family_scene
+from genfusion_ns.synthetic.looks import muted, shade
+from genfusion_ns.synthetic.render import Scene, Studio
+from genfusion_ns.synthetic.staging import Staged
 
 Array = NDArray[np.floating]
 Backdrop = Callable[[Array, Array], tuple[NDArray[np.uint8], Array]]

@@ -1,0 +1,1 @@
+"""What a run costs in memory, found from shapes alone."""

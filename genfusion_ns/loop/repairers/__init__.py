@@ -1,0 +1,1 @@
+"""Whoever turns flawed renders into better frames: the socket, and what is plugged into it."""

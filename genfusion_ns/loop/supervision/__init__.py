@@ -1,0 +1,1 @@
+"""What repaired frames may teach: alignment, agreement with the photos, the gate on rounds, the loss."""

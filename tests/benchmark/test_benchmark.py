@@ -1,0 +1,465 @@
+"""The benchmark: which rows, what a row trains, reading back, means, tables, published figures and the page."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+from dataclasses import fields, replace
+from html.parser import HTMLParser
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import pytest
+import torch
+import tyro
+from PIL import Image
+from rich.console import Console
+from tiny_networks import LITE, tiny_pipeline
+
+from genfusion_ns.benchmark import methods as benchmark_methods
+from genfusion_ns.benchmark import metrics as held_out
+from genfusion_ns.benchmark import page as benchmark_page
+from genfusion_ns.benchmark import published
+from genfusion_ns.benchmark import report as benchmark_report
+from genfusion_ns.benchmark import row as benchmark_row
+from genfusion_ns.benchmark import run as benchmark
+from genfusion_ns.errors import UserError
+
+METHODS = ("splatfacto", "2dgs", "genfusion-identity", "genfusion-classical", "genfusion-classical-neither")
+
+
+@pytest.fixture
+def data_root(tmp_path) -> Path:
+    for name in ("pond", "attic"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "train_test_split_3.json").write_text("{}")
+        (tmp_path / "data" / name / "transforms.json").write_text("{}")
+    (tmp_path / "data" / "points only").mkdir()
+    return tmp_path / "data"
+
+
+def a_row(**changes) -> benchmark_row.Row:
+    row = benchmark_row.Row("/scenes/pond", "pond", "nerfstudio", "3", "2dgs", 50, 64, 1)
+    return replace(row, **changes)
+
+
+# -- rows ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_combination_once(data_root):
+    args = benchmark.Benchmark(data_root=data_root, splits=("all", "3"), seeds=(1, 2))
+    rows = benchmark.rows_of(args, ["2dgs", "genfusion-identity"])
+    assert [(row.title, row.split, row.method, row.seed) for row in rows] == [
+        (scene, split, method, seed)
+        for scene in ("attic", "pond")
+        for split in ("all", "3")
+        for method in ("2dgs", "genfusion-identity")
+        for seed in (1, 2)
+    ]
+    assert len({benchmark.name_of(row, "code") for row in rows}) == len(rows)
+
+
+def test_options_of_the_command_line():
+    args = tyro.cli(benchmark.Benchmark, args=["--steps", "9", "--seeds", "1", "2", "--splits", "masked-half", "3"])
+    assert (args.max_num_iterations, args.seeds, args.splits) == (9, (1, 2), ("masked-half", "3"))
+    assert tyro.cli(benchmark.Benchmark, args=["--max-num-iterations", "9"]).max_num_iterations == 9
+
+
+def test_what_cannot_be_found_is_named(data_root, tmp_path):
+    def rows(**settings):
+        return benchmark.rows_of(benchmark.Benchmark(**settings), ["2dgs"])
+
+    with pytest.raises(UserError, match="no such scene folder.*lake.*--data-root"):
+        rows(scenes=("pond", "lake"), data_root=data_root)
+    with pytest.raises(UserError, match="no cameras in .*points only"):
+        rows(scenes=("points only",), data_root=data_root)
+    with pytest.raises(UserError, match="holds no scene"):
+        rows(data_root=tmp_path / "empty")
+
+
+def test_protocols_of_the_public_layouts(tmp_path):
+    """Factor 4 on Mip-NeRF 360 and DL3DV; masked trains on every second frame of DL3DV, as published."""
+    for file in ("garden/sparse/0/cameras.bin", "garden/images_4/a.jpg", f"{'a' * 12}/nerfstudio/transforms.json"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    (tmp_path / ("a" * 12) / "nerfstudio" / "images_4").mkdir()
+    args = benchmark.Benchmark(data_root=tmp_path, splits=("3", "masked", "masked-quarter"), split_root=tmp_path / "x")
+    rows = benchmark.rows_of(args, ["2dgs"])
+    found = [(row.title, row.split, row.downscale_factor, row.train_every, row.split_folder) for row in rows]
+    lists = str(tmp_path / "x")
+    assert found == [
+        ("a" * 10, "3", 4, 0, lists),
+        ("a" * 10, "masked", 4, 2, None),
+        ("a" * 10, "masked-quarter", 4, 4, None),
+        ("garden", "3", 4, 0, lists),
+        ("garden", "masked", 4, 0, None),
+        ("garden", "masked-quarter", 4, 4, None),
+    ]
+    assert Path(rows[0].scene) == tmp_path / ("a" * 12) / "nerfstudio"
+
+
+# -- methods ---------------------------------------------------------------------------------------------------------
+
+
+def test_names_of_methods(monkeypatch):
+    monkeypatch.setattr(benchmark_methods, "bundled_names", lambda: [])
+    recipe = benchmark_methods.recipe_of
+    assert recipe("2dgs").repairer is None and recipe("splatfacto").model == "splatfacto"
+    assert recipe("genfusion-classical") == benchmark_methods.Recipe("genfusion", "classical")
+    assert recipe("genfusion-lite") == benchmark_methods.Recipe("genfusion", "diffusion", "lite")
+    assert recipe("genfusion:/my/weights-neither").weights == "/my/weights-neither"
+    ablations = {
+        name: (found.expand, found.sparsity_aware, found.every)
+        for name in ("no-expansion", "no-densifier", "neither", "every-500")
+        for found in [recipe(f"genfusion-identity-{name}")]
+    }
+    assert ablations == {
+        "no-expansion": (False, True, None),
+        "no-densifier": (True, False, None),
+        "neither": (False, False, None),
+        "every-500": (True, True, 500),
+    }
+    assert [benchmark_methods.is_ablation(f"genfusion-lite{end}") for end in ("", "-neither")] == [False, True]
+    for wrong in ("genfusion", "genfusion-", "genfusion:", "3dgs", "genfusion-diffusion", "genfusion-identity-nothing"):
+        with pytest.raises(UserError, match="no method.*genfusion:WEIGHTS"):
+            recipe(wrong)
+
+
+def test_what_cannot_run_is_left_out_with_a_line(monkeypatch):
+    monkeypatch.setattr(benchmark_methods, "bundled_names", lambda: [])
+    methods, lines = benchmark_methods.runnable((), has_cuda=False)
+    assert methods == ["2dgs", "genfusion-identity", "genfusion-classical"]
+    assert len(lines) == 2 and "CUDA" in lines[0] and "genfusion-lite is left out" in lines[1] and "lite" in lines[1]
+    monkeypatch.setattr(benchmark_methods, "bundled_names", lambda: ["lite"])
+    assert benchmark_methods.runnable((), has_cuda=True) == (list(benchmark_methods.DEFAULTS), [])
+
+
+@pytest.mark.parametrize(
+    ("bundled", "expected"),
+    [
+        ([], "lite"),
+        (["official"], "lite"),
+        (["lite-fast", "lite-small"], "lite-small"),
+        (["lite", "lite-fast", "lite-small"], "lite"),
+        (["lite-fast", "lite-new"], "lite-fast"),
+        (["lite-new"], "lite-new"),
+    ],
+)
+def test_lite_stands_for_what_is_bundled(monkeypatch, bundled, expected):
+    monkeypatch.setattr(benchmark_methods, "bundled_names", lambda: bundled)
+    names = [benchmark_methods.recipe_of(f"genfusion-lite{end}").weights for end in ("", "-neither", "-small")]
+    assert names == [expected, expected, "lite-small"]
+    assert (benchmark_methods.missing("genfusion-lite", False) == "") == (expected in bundled)
+
+
+def tiny_weights(folder: Path, **settings) -> None:
+    """A saved pipeline of a few thousand random weights that works in one step."""
+    tiny_pipeline(replace(LITE, settings=LITE.settings | settings)).save_pretrained(folder)
+
+
+def test_bundled_weights_of_another_name_repair_in_the_loop(config_of, tmp_path, monkeypatch):
+    """As the release has them: the only bundled weights are called lite-small, and take one step."""
+    from genfusion_ns.cameras import Camera
+    from genfusion_ns.loop.repairers.base import RGBDClip
+
+    monkeypatch.setattr("diffusion.loading.BUNDLED", tmp_path / "weights")
+    assert benchmark_methods.runnable(["genfusion-lite"], False)[0] == []
+    tiny_weights(tmp_path / "weights" / "lite-small", default_steps=1)
+    assert benchmark_methods.runnable(["genfusion-lite"], False) == (["genfusion-lite"], [])
+    loop = config_of(method="genfusion-lite").pipeline.datamanager.loop
+    assert (loop.repairer, loop.diffusion.weights, loop.diffusion.steps) == ("diffusion", "lite-small", None)
+    plans: list[str] = []
+    repairer = loop.make_repairer("cpu", plans.append)
+    random = torch.Generator().manual_seed(0)
+    rgb, depth = torch.rand(3, 16, 24, 3, generator=random), 1 + torch.rand(3, 16, 24, 1, generator=random)
+    camera = Camera(torch.eye(4), torch.eye(3), 24, 16)
+    repaired = repairer.repair(RGBDClip(rgb, depth, torch.ones_like(depth), [camera] * 3), rgb[0])
+    assert repaired.rgb.shape == rgb.shape and repaired.rgb.isfinite().all()
+    assert repairer.fingerprint == benchmark_methods.weights_hash("genfusion-lite") != ""
+    assert ", 1 steps" in plans[0]
+
+
+def test_other_weights_of_the_same_name_are_measured_anew(data_root, tmp_path):
+    weights = tmp_path / "weights"
+    (weights / "unet").mkdir(parents=True)
+    names = []
+    for content in (b"one", b"two", b"one"):
+        (weights / "unet" / "a.safetensors").write_bytes(content)
+        args = benchmark.Benchmark(data_root=data_root, scenes=("pond",), splits=("3",))
+        (row,) = benchmark.rows_of(args, [f"genfusion:{weights}"])
+        names.append(benchmark.name_of(row, "code"))
+    assert names[0] == names[2] != names[1]
+    assert "/" not in names[0]
+    with pytest.raises(UserError, match="no weights 'nowhere'"):
+        benchmark.rows_of(args, ["genfusion:nowhere"])
+
+
+# -- what a row trains -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def config_of(tmp_path):
+    pytest.importorskip("nerfstudio")
+    return lambda **changes: benchmark_row.trainer_config(a_row(**changes), tmp_path)
+
+
+def test_all_methods_get_the_same_views_and_first_points(config_of):
+    configs = {method: config_of(method=method) for method in METHODS}
+    for config in configs.values():
+        data = config.pipeline.datamanager
+        assert (data.dataparser.sparse_views, data.max_image_side, data.seed) == (3, 64, 1)
+        assert data.initial_points == "depth" and data.mask == "none"
+        assert config.max_num_iterations == 50 and config.machine.seed == 1
+    loops = {method: config.pipeline.datamanager.loop for method, config in configs.items()}
+    assert {method: loop.every > 0 for method, loop in loops.items()} == {m: "genfusion" in m for m in METHODS}
+    assert loops["genfusion-classical"].repairer == loops["genfusion-classical-neither"].repairer == "classical"
+
+
+def test_ablations_leave_out_what_they_say(config_of):
+    from genfusion_ns.gaussians.densify import GradientDensifier
+    from genfusion_ns.gaussians.densify_sparse import SparsityAwareDensifier
+
+    full, no_expansion, no_densifier, neither, seldom = (
+        config_of(method=f"genfusion-identity{end}").pipeline
+        for end in ("", "-no-expansion", "-no-densifier", "-neither", "-every-2000")
+    )
+    assert (full.datamanager.loop.every, seldom.datamanager.loop.every) == (1000, 2000)
+    assert full.datamanager.loop.expand == no_densifier.datamanager.loop.expand > 0
+    assert no_expansion.datamanager.loop.expand == neither.datamanager.loop.expand == 0
+    for pipeline in (full, no_expansion):
+        assert type(pipeline.model.densifier) is SparsityAwareDensifier
+    for pipeline in (no_densifier, neither):
+        assert type(pipeline.model.densifier) is GradientDensifier
+        for field in fields(GradientDensifier):
+            name = field.name
+            assert getattr(pipeline.model.densifier, name) == getattr(full.model.densifier, name)
+
+
+def test_masked_rows_and_the_papers_recipes(config_of):
+    ours, paper = (config_of(split="masked", recipes=r, train_every=2).pipeline for r in ("ours", "paper"))
+    for pipeline in (ours, paper):
+        assert pipeline.datamanager.mask == "moving" and pipeline.datamanager.dataparser.train_every == 2
+        assert "captured" in pipeline.datamanager.loop.trajectories
+    assert paper.model.ssim_lambda == 0.8 and paper.datamanager.loop.weight == 0.5
+    assert config_of(recipes="paper").pipeline.model.ssim_lambda == 0.5
+
+
+def test_weights_and_leaky_points_are_passed_on(config_of):
+    config = config_of(method="genfusion:/my/weights", initial_points="official")
+    loop = config.pipeline.datamanager.loop
+    assert (loop.repairer, loop.diffusion.weights) == ("diffusion", "/my/weights")
+    assert config.pipeline.datamanager.initial_points == "official"
+
+
+# -- measuring -------------------------------------------------------------------------------------------------------
+
+
+def finished_row(row: benchmark_row.Row, **metrics: float) -> dict[str, object]:
+    costs = {"minutes": 1.0, "peak_memory_mib": 900.0, "peak_gpu_memory_mib": None, "gaussians": 1234}
+    known = {"max_num_iterations": 7, "ssim": 0.5, "coverage": 1.0, "device": "CPU"}
+    return {**vars(row), **known, **costs, **metrics}
+
+
+def test_rows_are_read_back_unless_settings_or_code_differ(data_root, tmp_path, monkeypatch):
+    args = benchmark.Benchmark(data_root=data_root, out=tmp_path / "out", lpips_weights=tmp_path)
+    calls: list[list[str]] = []
+
+    def train(command, **_kwargs):
+        calls.append(command)
+        Path(command[4]).write_text(json.dumps(finished_row(a_row(), psnr=20.0 + len(calls))))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(benchmark.subprocess, "run", train)
+    console = Console(quiet=True)
+    first = benchmark.measured(a_row(), args, "code1", console)
+    assert first is not None and first["psnr"] == 21.0 and first["code"] == "code1"
+    assert benchmark.measured(a_row(), args, "code1", console) == first and len(calls) == 1
+    other = a_row(seed=2)
+    changed = [benchmark.measured(row, args, code, console) for row, code in ((other, "code1"), (a_row(), "code2"))]
+    assert [row["psnr"] for row in changed if row is not None] == [22.0, 23.0]
+    args.fresh = True
+    assert benchmark.measured(a_row(), args, "code1", console) != first
+
+
+def test_the_end_of_a_failed_rows_log_is_shown(data_root, tmp_path, monkeypatch, capsys):
+    args = benchmark.Benchmark(data_root=data_root, out=tmp_path / "out", lpips_weights=tmp_path)
+
+    def crash(command, stdout, **_kwargs):
+        stdout.write("Traceback\nValueError: too dark\n")
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(benchmark.subprocess, "run", crash)
+    assert benchmark.measured(a_row(), args, "code", Console()) is None
+    assert "ValueError: too dark" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_lpips_in_all_variants(shared, tmp_path, monkeypatch):
+    """Reference figures of LPIPS's own example images are not at hand; identity, order and the paper's variant are."""
+    args = benchmark.Benchmark(out=tmp_path, lpips_weights=shared / "weights")
+    monkeypatch.setenv("TORCH_HOME", str(benchmark.torch_home(args)))
+    perceptual = held_out.Perceptual()
+    random = torch.Generator().manual_seed(0)
+    photo = torch.rand(40, 48, 3, generator=random)
+    near, far = (photo + s * torch.randn(40, 48, 3, generator=random) for s in (0.05, 0.5))
+    same, close, distant = (perceptual(image, photo) for image in (photo, near, far))
+    assert set(same) == {"lpips", "lpips_vgg", "lpips_vgg_paper"}
+    for name in same:
+        assert same[name] == pytest.approx(0, abs=1e-6) and same[name] < close[name] < distant[name]
+    # the paper's variant is the usual one on images mapped to [-1, 1], fed with what maps to theirs
+    mapped = perceptual((photo + 1) / 2, (far.clamp(0, 1) + 1) / 2)
+    assert mapped["lpips_vgg"] == pytest.approx(distant["lpips_vgg_paper"], rel=1e-4)
+    assert perceptual(photo[:20], photo[:20]) == {}
+
+
+def test_lpips_without_its_weights_is_left_out(tmp_path, monkeypatch, capsys):
+    from urllib.error import URLError
+
+    def offline(*_args, **_kwargs):
+        raise URLError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.urlopen", offline)
+    assert held_out.Perceptual()(torch.rand(40, 40, 3), torch.rand(40, 40, 3)) == {}
+    assert "alexnet-owt-7be5be79.pth" in capsys.readouterr().out
+
+
+# -- means, tables, published figures --------------------------------------------------------------------------------
+
+
+def several() -> list[dict]:
+    rows = [
+        finished_row(a_row(title=title, method=method, seed=seed), psnr=psnr + seed, lpips=0.4)
+        for title, method, psnr in (("pond", "2dgs", 10), ("pond", "genfusion-identity", 12), ("attic", "2dgs", 20))
+        for seed in (1, 3)
+    ]
+    del rows[0]["lpips"]
+    return rows
+
+
+def test_means_over_seeds_then_scenes():
+    means = benchmark_report.means_over_seeds(several())
+    assert [(m["title"], m["method"], m["psnr"], m["seeds"]) for m in means] == [
+        ("pond", "2dgs", 12.0, 2),
+        ("pond", "genfusion-identity", 14.0, 2),
+        ("attic", "2dgs", 22.0, 2),
+    ]
+    assert means[0]["psnr_spread"] == pytest.approx(np.std([11, 13], ddof=1))
+    assert "lpips" not in means[0] and means[1]["lpips"] == 0.4  # a mean of some rows would mean something else
+    (two, identity) = benchmark_report.means_over_scenes(several())
+    assert (
+        "title" not in two
+        and two["psnr"] == 17.0
+        and two["scenes"] == ["pond", "attic"]
+        and identity["scenes"] == ["pond"]
+    )
+
+
+def printed(table) -> str:
+    console = Console(record=True, width=250, file=io.StringIO())
+    console.print(table)
+    return console.export_text()
+
+
+def test_table_says_na_and_leaks():
+    rows = [
+        finished_row(a_row(), psnr=23.456),
+        finished_row(a_row(method="genfusion-identity", initial_points="official"), psnr=9.0, lpips=0.4321),
+    ]
+    text = printed(benchmark_report.table_of(rows))
+    assert "23.46" in text and "n/a" in text and "0.432" in text and "1,234" in text
+    assert text.count("leaks") == 1 and "genfusion-identity (official points, leaks)" in text
+
+
+def test_table_names_the_weights_that_lite_stands_for():
+    names = {"genfusion-lite": "lite-small", "genfusion-lite-small": "lite-small", "genfusion:/a/b": "/a/b", "2dgs": ""}
+    labels = [benchmark_report.label(finished_row(a_row(method=m), weights=w)) for m, w in names.items()]
+    assert labels == ["genfusion-lite (lite-small)", "genfusion-lite-small", "genfusion:/a/b", "2dgs"]
+
+
+def test_published_figures_stand_beside_ours_and_say_what_they_are():
+    text = printed(benchmark_report.comparison_of(several()))
+    line = next(line for line in text.splitlines() if "GenFusion, published (GenFusion's paper)" in line)
+    assert "15.29" in line and "0.369" in line and "0.585" in line and "Mip-NeRF 360" in line
+    assert "saw" in text and "held-out photos" in text and "17.00" in text
+    assert benchmark_report.comparison_of([finished_row(a_row(split="all"), psnr=1.0)]) is None
+    masked = published.published_for(["masked"])
+    assert {row.psnr for row in masked if row.method == "GenFusion"} == {20.47, 20.01, 17.45, 16.29}
+
+
+def test_published_figures_are_consistent_with_the_published_averages():
+    """The average column of the paper's Table 2, which is not stored, against the stored ones."""
+    averages = {"Zip-NeRF": 13.56, "FreeNeRF": 13.60, "SimpleNeRF": 14.03, "ZeroNVS": 15.31, "ReconFusion": 16.87}
+    averages |= {"3DGS": 14.94, "2DGS": 14.92, "FSGS": 16.08, "GenFusion": 16.93}
+    for method, average in averages.items():
+        rows = [r for r in published.PUBLISHED if r.method == method and "Mip" in r.data and "paper" in r.source]
+        assert [row.split for row in rows] == ["3", "6", "9"]
+        assert fmean(row.psnr for row in rows) == pytest.approx(average, abs=0.011)
+
+
+# -- the page --------------------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Tags that are open at the end, and all addresses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.sources: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.sources += [value for name, value in attrs if name in ("src", "href", "xlink:href") and value]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attrs):
+        self.sources += [value for name, value in attrs if name in ("src", "href", "xlink:href") and value]
+
+
+def test_page_is_whole_and_loads_nothing(tmp_path):
+    rows = several()
+    for i, row in enumerate(rows):
+        row["pictures"] = f"runs/{i}"
+        folder = tmp_path / "runs" / str(i)
+        folder.mkdir(parents=True)
+        picture = np.full((30, 40, 3), 20 * i, np.uint8)
+        for name in ("photo", "render"):
+            Image.fromarray(picture).save(folder / f"{name}.png")
+    rows[-1]["method"] = "genfusion-classical-neither"
+    rows[-2]["title"] = "<script>"
+    text = benchmark_page.write_page(rows, tmp_path).read_text()
+    page = Page()
+    page.feed(text)
+    assert page.open == ["html"] or page.open == []
+    # one photo and two renders of the pond, one of each of <script>, whole and cropped; an ablation has no picture
+    assert len([source for source in page.sources if source.startswith("data:image/png;base64,")]) == 2 * 3 + 2 * 2
+    assert all(source.startswith(("data:", "#")) for source in page.sources)
+    assert not re.search(r"url\((?!#)", text.replace('url("#', "url(#")) and "<script>" not in text
+    assert text.count("<svg") == 2 and "<td class='best'>14.00" in text and "<td>12.00 ± 1.41</td>" in text
+    assert "Mip-NeRF 360" in text and "published" in text
+
+
+def test_crop_is_where_two_renders_differ_most():
+    a = np.zeros((20, 30, 3), np.uint8)
+    b = a.copy()
+    b[12:18, 20:28] = 200
+    y, x, height, width = benchmark_page.most_different_window(a, b)
+    assert (height, width) == (10, 15)
+    assert y <= 12 and y + height >= 18 and x <= 20 and x + width >= 28
+    assert benchmark_page.most_different_window(a, a) == (0, 0, 10, 15)
+
+
+def test_json_and_page_are_saved(tmp_path):
+    args = benchmark.Benchmark(out=tmp_path / "out")
+    text = benchmark.save(several(), args, Console(quiet=True))
+    content = json.loads((tmp_path / "out" / "rows.json").read_text())
+    assert json.loads(text) == content and len(content["rows"]) == 6 and len(content["means_over_seeds"]) == 3
+    assert {row["data"] for row in content["published"]} == {"Mip-NeRF 360, 9 scenes, images_4, ReconFusion's splits"}
+    assert (tmp_path / "out" / "report.html").is_file()
