@@ -288,7 +288,7 @@ class GenFusionModel(SplatfactoModel):
         return outputs | self._origin_maps(camera, rows)
 
     def _origin_maps(self, camera: Camera, rows: Tensor | None) -> dict[str, Tensor]:
-        """`coverage` [H, W, 1] and `trust` [H, W, 3] (`provenance.maps`) by one more render; black where unseen."""
+        """`coverage` [H, W, 1] and `trust` [H, W, 3] (`provenance.maps`), one more render; black where nobody looks."""
         if not self.wishes.wants("coverage", "trust"):
             return provenance.maps(torch.zeros(camera.height, camera.width, 4, device=self.device))
         features = provenance.features(self.densifier_state)

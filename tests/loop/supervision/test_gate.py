@@ -1,4 +1,4 @@
-"""`supervision.gate`: what photos and novel views say about a round, what follows, and what is refused before."""
+"""`supervision.gate`: what photos and novel views say about a round, what follows from it, and what is refused."""
 
 import io
 import logging
