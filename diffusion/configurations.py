@@ -14,8 +14,8 @@ class Configuration:
     """Arguments of the networks' and the pipeline's constructors; what is left out takes their (official) defaults.
 
     `unet_class` names one of `factory.UNETS`. `image_encoder` None = no CLIP tower, `fusion` None = no fusion network,
-    `unet` None = no video diffusion at all. `few_step` = the sampler is the few-step solver, not DDIM. `scheduler`
-    holds arguments of that sampler. `settings` are the pipeline's plain arguments.
+    `unet` None = no video diffusion at all. `few_step` = the sampler is the few-step solver, not DDIM, and `scheduler`
+    has its arguments. `settings` are the pipeline's plain arguments.
     """
 
     name: str

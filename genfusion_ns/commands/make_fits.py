@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from genfusion_ns.bounds import COUNT, NATURAL, Bound, Bounds, check_bounds
 from genfusion_ns.errors import UserError, exits_cleanly
-from genfusion_ns.training_data.fanout import Engine, Unit, run_units
+from genfusion_ns.training_data.fanout import Unit, run_units
 from genfusion_ns.training_data.make import Recipe
 
 
@@ -39,9 +39,6 @@ class MakeFits:
     """Another seed gives other fits of the same scenes."""
     processes: int = 1
     """Processes on this machine, one fit each."""
-    engine: Engine = "local"
-    """local = this machine; ray = the cluster that RAY_ADDRESS names (`pip install 'genfusion-ns[ray]'`); the folders
-    must then be shared by all its machines."""
 
     BOUNDS: ClassVar[Bounds] = {
         "fits": COUNT,
@@ -71,7 +68,7 @@ def run(args: MakeFits) -> None:
         with Progress(*columns, console=console) as progress:
             task = progress.add_task("fits", total=len(units))
             recipe = Recipe(side=args.side, seed=args.seed)
-            for outcome in run_units(units, recipe, args.output, args.processes, args.engine):
+            for outcome in run_units(units, recipe, args.output, args.processes):
                 if outcome.failure:
                     failed += 1
                     console.print(f"[red]failed:[/] {outcome.name}: {outcome.failure}", soft_wrap=True)

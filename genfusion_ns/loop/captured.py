@@ -16,6 +16,8 @@ from genfusion_ns.geometry import nearest_views, scene_extent
 from genfusion_ns.raster.api import Render
 from genfusion_ns.stereo.posed_photos import PhotoDepth
 
+NEIGHBOURS = 4
+"""So many photos each generated frame is repaired from and compared with; more cost time and seldom see the same."""
 SURE = 0.5
 """Confidence from which a photo's measured depth takes the place of the rendered one."""
 

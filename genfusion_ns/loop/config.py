@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from genfusion_ns.bounds import COUNT, NATURAL, SHARE, Bound, Bounds, check_bounds
+from genfusion_ns.bounds import COUNT, NATURAL, Bound, Bounds, check_bounds
 from genfusion_ns.camera_path import read_camera_path
 from genfusion_ns.errors import UserError
 from genfusion_ns.loop.repairers.base import NeedsFiles, Repairer, create_repairer, repairer_names
@@ -28,19 +28,13 @@ class DiffusionConfig:
     """Steps of the sampler; fewer are faster and blurrier. None = what the weights advise (GenFusion: 25)."""
     guidance: float | None = None
     """Scale of classifier-free guidance; 1 switches it off and halves the work. None = what the weights advise."""
-    strength: float = 1.0
-    """Below 1 the sampler starts from the noised render instead of noise, and keeps more of it; GenFusion's 1."""
     memory: str = ""
     """Budget on the device, such as 12GiB: chunks and offloading are chosen to fit. Empty = what is free on a GPU."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the networks; auto = on CUDA bfloat16, or float16 for official weights (sampled so) and for GPUs
     older than Ampere; float32 elsewhere."""
 
-    BOUNDS: ClassVar[Bounds] = {
-        "steps": COUNT,
-        "guidance": NATURAL,
-        "strength": Bound(0, 1, above=True),
-    }
+    BOUNDS: ClassVar[Bounds] = {"steps": COUNT, "guidance": NATURAL}
 
 
 @dataclass
@@ -63,18 +57,10 @@ class LoopConfig:
     weight: float = 0.4
     """Largest weight of generated views against captured ones, half-way between start and until; the paper's 1.0. With
     3 photos 0.4 had a lower LPIPS than 1.0 on llff_fern (.093, .096) and fox (.174, .179; one seed)."""
-    ssim_weight: float = 0.5
-    """Share of 1 - SSIM in the loss on generated views; GenFusion's sparse preset 0.5, its masked one 0.8."""
     depth_weight: float = 0.1
     """Weight of the disparity term, free of scale and shift, in the loss on generated views. GenFusion's 1.0 holds
     surfaces where they were when the view was made: against none it cost 0.9 dB of held-out PSNR with identity
     (llff_fern, 3 photos) and 1.7 dB with the truth itself (procedural scene, 3 photos; one seed each)."""
-    perceptual_weight: float = 0.0
-    """Weight of LPIPS in the loss on generated views, which asks for texture where L1 and SSIM settle for its mean, and
-    takes 0.04 s a step on a CPU core with AlexNet, 0.5 s with VGG16; 0 leaves it out, as GenFusion does."""
-    perceptual_weights: Path | None = None
-    """torchvision's file of AlexNet or VGG16 that perceptual-weight needs; None = the one in torch hub's folder of
-    checkpoints. It is never downloaded."""
     trajectories: tuple[Trajectory, ...] = ("interpolate", "orbit")
     """Camera paths of each round: interpolate = between captured views; orbit = around the scene, or before it where
     all views come from one side; captured = at the captured views themselves, at full frame (for masked photos); path =
@@ -86,20 +72,12 @@ class LoopConfig:
     """Poses on each path; more cover the scene more densely and take longer to repair."""
     clip_length: int = 16
     """Frames that are repaired together; what GenFusion's video model was trained for."""
-    clearance: float = 0.3
-    """No generated view stands closer to surfaces than this share of the captured views' usual distance; it is moved
-    back, or left out. 0 lets cameras pass through everything."""
     expand: int = 10_000
     """Most splats that a round adds where repaired frames show surfaces that are missing; 0 adds none, and new content
     can only grow out of what is there. (The official code adds up to 98,304 a round, in one mode only.)"""
-    tolerance: float = 0.3
-    """Loss of PSNR at the held-out photos, in dB, that a round may cause; beyond it its frames lose weight, beyond
-    twice of it the round is rolled back."""
     hold_out_from: int = 12
     """From so many captured views on, one (from twice as many, two) does not train before until, to judge the rounds;
     with fewer, rounds are judged only by whether their clips contradict the photos. 0 never holds any out."""
-    neighbours: int = 4
-    """Captured views that each generated frame is compared with; more cost time and seldom see the same."""
     max_side: int = 960
     """Generated views are at most this wide or high, in pixels; GenFusion's 960 x 512."""
     pool: int = 256
@@ -110,16 +88,11 @@ class LoopConfig:
         "every": NATURAL,
         "until": NATURAL,
         "weight": NATURAL,
-        "ssim_weight": SHARE,
         "depth_weight": NATURAL,
-        "perceptual_weight": NATURAL,
         "frames": COUNT,
         "clip_length": COUNT,
-        "clearance": NATURAL,
         "expand": NATURAL,
-        "tolerance": NATURAL,
         "hold_out_from": NATURAL,
-        "neighbours": COUNT,
         "max_side": Bound(16),
         "pool": COUNT,
     }

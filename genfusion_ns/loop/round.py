@@ -17,7 +17,7 @@ from genfusion_ns.gaussians.keeper import SplatKeeper
 from genfusion_ns.geometry import nearest_view
 from genfusion_ns.interrupts import INTERRUPTS
 from genfusion_ns.loop.backproject import Points, expand, missing_points
-from genfusion_ns.loop.captured import CapturedViews, SeenViews
+from genfusion_ns.loop.captured import NEIGHBOURS, CapturedViews, SeenViews
 from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.plan import Clip, plan_round
 from genfusion_ns.loop.progress import RoundProgress
@@ -141,7 +141,7 @@ class _Round:
 
     def plan(self) -> list[Clip]:
         """The clips of the round."""
-        prober = Prober(self.render, self.captured, self.config.clearance)
+        prober = Prober(self.render, self.captured)
         # paths are a handful of small matrices: the CPU is faster, and gives the same ones whatever trains
         cameras = [camera.to("cpu") for camera in self.captured.full or self.captured.cameras]
         return plan_round(cameras, self.config, self.seed, self.number, prober)
@@ -160,7 +160,7 @@ class _Round:
 
     def _repair(self, clip: Clip, index: int) -> RefinedClip:
         rendered = render_clip(self.render, [camera.to(self.device) for camera in clip.cameras])
-        rendered = with_photos(rendered, self.seen, self.config.neighbours)
+        rendered = with_photos(rendered, self.seen, NEIGHBOURS)
         rendered = replace(rendered, seed=seed_of(self.seed, "repair", self.number, index))
         repaired = self.repairer.repair(rendered, reference_for(clip, self.captured))
         check_repaired(rendered, repaired, self.repairer.name)
@@ -181,7 +181,7 @@ class _Round:
         """Keep of a frame what the report and the expansion need."""
         self.coverages.append(float(refined.alpha.mean()))
         if self.config.expand:
-            views = self.seen.near(refined.camera, self.config.neighbours)
+            views = self.seen.near(refined.camera, NEIGHBOURS)
             self.points.append(missing_points(refined, views, self.seen.unit))
 
     def _provenance(self, clip: Clip, index: int, frame: int) -> Provenance:

@@ -13,6 +13,8 @@ from genfusion_ns.geometry import positions, scene_extent
 from genfusion_ns.loop.captured import CapturedViews
 from genfusion_ns.raster.api import Render
 
+CLEARANCE = 0.3
+"""Share of the captured views' usual distance to surfaces that a generated view keeps at least."""
 NEAR_SHARE = 0.2
 """Share of a frame that may lie too near before the camera counts as inside geometry."""
 SIDE = 64
@@ -24,20 +26,16 @@ MOST_VIEWS = 16
 
 
 class Prober:
-    """Probes poses against the splats.
+    """Probes poses against the splats: safe from CLEARANCE of the captured views' own median clearance on."""
 
-    Args:
-        clearance: a pose is safe from this share of the captured views' own median clearance on.
-    """
-
-    def __init__(self, render: Callable[[Camera], Render], captured: CapturedViews, clearance: float) -> None:
+    def __init__(self, render: Callable[[Camera], Render], captured: CapturedViews) -> None:
         self._render = render
         self._device = captured.cameras[0].w2c.device
         self._unit = scene_extent(captured.cameras)
         self._centres = positions([camera.to("cpu") for camera in captured.cameras])
         own = [self.clearance(camera) for camera in captured.cameras[:MOST_VIEWS]]
         known = sorted(value for value in own if math.isfinite(value))
-        self.limit = clearance * known[len(known) // 2] if known else 0.0
+        self.limit = CLEARANCE * known[len(known) // 2] if known else 0.0
 
     @torch.no_grad()
     def clearance(self, camera: Camera) -> float:

@@ -18,7 +18,6 @@ from genfusion_ns.bounds import check_bounds
 from genfusion_ns.errors import UserError
 from genfusion_ns.gaussians.losses import psnr, ssim
 from genfusion_ns.geometry import scene_extent
-from genfusion_ns.loop.perceptual import PerceptualLoss, perceptual_loss
 from genfusion_ns.loop.supervision.view_loss import generated_view_loss
 from genfusion_ns.plugin import compat
 from genfusion_ns.plugin.bridge import core_cameras
@@ -73,10 +72,6 @@ class GenFusionPipeline(VanillaPipeline):
         self.model.scene_extent = scene_extent(core_cameras(self.datamanager.train_dataset.cameras))
         self.rounds = self.datamanager.rounds
         self.rounds.connect(self.model.wishes, core_cameras(self.datamanager.train_dataset.cameras))
-        loop = self.datamanager.config.loop
-        self.perceptual: PerceptualLoss | None = None
-        if self.test_mode == "val" and loop.every > 0:  # only training needs the network's file
-            self.perceptual = perceptual_loss(loop.perceptual_weight, loop.perceptual_weights, self.device)
 
     @property
     def model(self) -> GenFusionModel:
@@ -94,11 +89,9 @@ class GenFusionPipeline(VanillaPipeline):
         generated = self.datamanager.next_generated(step)
         if generated is not None:
             frame, weight = generated
-            loop = self.datamanager.config.loop
+            depth_weight = self.datamanager.config.loop.depth_weight
             render = self.model.observed_render(frame.camera.to(self.model.device))
-            loss_dict["generated"] = generated_view_loss(
-                render, frame, weight, loop.ssim_weight, loop.depth_weight, self.perceptual
-            )
+            loss_dict["generated"] = generated_view_loss(render, frame, weight, depth_weight)
             metrics["generated_weight"] = weight
         return outputs, loss_dict, metrics
 

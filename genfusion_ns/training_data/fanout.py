@@ -1,25 +1,22 @@
-"""Many fits at once: in this process, in several here, or on a Ray cluster. Every fit has a file of its own, so they
-know nothing of each other, and an interrupted run goes on where it was."""
+"""Many fits at once, in this process or in several. Every fit has a file of its own, so they know nothing of each
+other, and an interrupted run goes on where it was."""
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 
 from genfusion_ns.errors import UserError
 from genfusion_ns.stereo.estimator import StereoEstimator
 from genfusion_ns.training_data.make import Recipe, fit_path, write_scene_fit
-
-Engine = Literal["local", "ray"]
 
 log = logging.getLogger(__name__)
 
@@ -45,22 +42,18 @@ class Outcome:
     """Why there is no file, empty if there is one."""
 
 
-def run_units(
-    units: Sequence[Unit], recipe: Recipe, folder: Path, processes: int = 1, engine: Engine = "local"
-) -> Iterator[Outcome]:
+def run_units(units: Sequence[Unit], recipe: Recipe, folder: Path, processes: int = 1) -> Iterator[Outcome]:
     """Make all units, in any order; yields one outcome each. A unit that fails is reported and does not stop others.
 
     Raises:
-        UserError: the folder cannot be made; Ray is asked for and not installed.
+        UserError: the folder cannot be made, or a process died.
         OSError: a file cannot be written (the disk is full); what was written stays.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder} cannot be made ({error}). Name another --output.") from error
-    if engine == "ray":
-        yield from _on_ray(units, recipe, folder)
-    elif processes == 1:
+    if processes == 1:
         for unit in units:
             yield attempt(unit, recipe, folder)
     else:
@@ -101,26 +94,3 @@ def _in_processes(units: Sequence[Unit], recipe: Recipe, folder: Path, processes
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _on_ray(units: Sequence[Unit], recipe: Recipe, folder: Path) -> Iterator[Outcome]:
-    """On the cluster that RAY_ADDRESS names, else on one started here; `folder` must be shared by all its machines."""
-    ray = _import_ray()
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False)
-    remote: Callable[..., Any] = ray.remote(num_cpus=1)(attempt)
-    waiting = [remote.remote(unit, recipe, folder.resolve()) for unit in units]
-    while waiting:
-        ready, waiting = ray.wait(waiting, num_returns=1)
-        yield ray.get(ready[0])
-
-
-def _import_ray() -> Any:
-    try:
-        import ray  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise UserError(
-            f"--engine ray needs Ray, which cannot be imported here ({error}). Install it on all machines with "
-            "`pip install 'genfusion-ns[ray]'`, or use --engine local with --processes."
-        ) from error
-    return ray

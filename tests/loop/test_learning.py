@@ -64,7 +64,7 @@ class Training:
         if weight > 0 and len(self.state.pool):
             frame = self.state.pool.pick(0, step)
             views.append((self.render(frame.camera), weight))
-            loss = loss + generated_view_loss(views[1][0], frame, weight, self.loop.ssim_weight, self.loop.depth_weight)
+            loss = loss + generated_view_loss(views[1][0], frame, weight, self.loop.depth_weight)
         for optimizer in self.optimizers.values():
             optimizer.zero_grad()
         loss.backward()

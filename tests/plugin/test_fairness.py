@@ -17,6 +17,7 @@ from public_layouts import write_public_scene
 from genfusion_ns.benchmark.metrics import held_out_metrics, held_out_views
 from genfusion_ns.benchmark.row import Row, trainer_config
 from genfusion_ns.loop import plan
+from genfusion_ns.loop.supervision import gate
 from genfusion_ns.plugin.datamanager import GenFusionDataManagerConfig
 from genfusion_ns.plugin.dataparser import GenFusionDataParserConfig
 
@@ -144,11 +145,12 @@ def test_masked_rows_train_on_windows_and_are_evaluated_on_full_frames(scene, tm
 
 
 @pytest.mark.parametrize("end", ["-no-expansion", "-no-densifier", "-neither"])
-def test_ablation_rows_train(scene, tmp_path, end):
+def test_ablation_rows_train(scene, tmp_path, end, monkeypatch):
     config = tiny(trainer_config(row(scene, method=f"genfusion-identity{end}"), tmp_path))
     densifier = config.pipeline.model.densifier
     densifier.start, densifier.stop, densifier.every, densifier.reset_every = 1, 7, 2, 0
-    densifier.grow_grad2d, config.pipeline.datamanager.loop.tolerance = 1e-7, 100.0  # nothing is rolled back
+    densifier.grow_grad2d = 1e-7
+    monkeypatch.setattr(gate, "TOLERANCE", 100.0)  # nothing is rolled back
     pipeline = trained(config)
     assert len(pipeline.datamanager.loop_state.reports) == 2
     assert pipeline.model.num_points > 150 or end == "-no-expansion"  # whose densifier waits for 50 views

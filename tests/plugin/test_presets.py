@@ -38,7 +38,7 @@ def test_values_of_the_paper(preset):
     assert config.max_num_iterations == steps
     assert config.pipeline.datamanager.reference_iterations == model.reference_iterations == steps
     assert (loop.start, loop.every, loop.until, loop.weight) == (start, every, until, weight)
-    assert loop.ssim_weight == model.ssim_lambda == ssim
+    assert model.ssim_lambda == ssim
     assert loop.depth_weight == 1.0 and loop.clip_length == 16 and loop.max_side == 960
     densifier = model.densifier
     assert (densifier.start, densifier.stop, densifier.every, densifier.reset_every) == (first, last, interval, reset)
@@ -98,7 +98,6 @@ def test_presets_share_nothing_that_one_could_change_for_the_other():
     sparse.pipeline.datamanager.loop.start = 1
     sparse.pipeline.model.densifier.start = 1
     assert again.pipeline.datamanager.loop.start == 1000 and again.pipeline.model.densifier.start == 100
-    assert plugin_config.gpu_config("genfusion").pipeline.datamanager.loop.ssim_weight == 0.5
     assert plugin_config.genfusion.config.pipeline.datamanager.mask == "none"
 
 
@@ -117,6 +116,6 @@ def test_values_can_be_overridden_on_the_command_line():
         args=["--pipeline.datamanager.loop.weight", "0.25", "--max-num-iterations", "700"],
     )
     assert config.pipeline.datamanager.loop.weight == 0.25
-    assert config.pipeline.datamanager.loop.ssim_weight == 0.8
+    assert config.pipeline.model.ssim_lambda == 0.8
     scaled = config.pipeline.datamanager.loop.scaled_to(700, config.pipeline.datamanager.reference_iterations)
     assert (scaled.start, scaled.every, scaled.until) == (300, 100, 700)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from tiny_networks import tiny_pipeline
 
+from genfusion_ns.loop import safety
 from genfusion_ns.loop.config import DiffusionConfig
 from genfusion_ns.loop.repairers.diffusion import fingerprint
 from genfusion_ns.loop.supervision import gate, refine
@@ -29,8 +30,6 @@ def whole_loop(config, weights: Path) -> None:
         frames=4,
         clip_length=4,
         max_side=32,
-        clearance=0.0,
-        tolerance=100.0,
     )
     densifier = model.densifier
     densifier.start, densifier.stop, densifier.every, densifier.reset_every = 5, 48, 10, 0
@@ -41,6 +40,8 @@ def test_the_whole_loop_with_random_weights(scene, make_config, train, tmp_path,
     # they paint noise, which the loop would rightly refuse, or take back
     monkeypatch.setattr(refine, "contradiction", lambda *_: (0.0, 1.0))
     monkeypatch.setattr(gate, "DULLER", 1.0)
+    monkeypatch.setattr(gate, "TOLERANCE", 100.0)
+    monkeypatch.setattr(safety, "CLEARANCE", 0.0)
     weights = tmp_path / "weights"
     tiny_pipeline().save_pretrained(weights)
     config = make_config(scene, max_num_iterations=60)

@@ -14,7 +14,7 @@ from genfusion_ns import gpu
 from genfusion_ns.errors import UserError
 
 SCRIPTS = Path(__file__).parents[2] / "scripts" / "bench"
-NOT_NAMED = "nerfstudio pycolmap open3d viser trimesh skimage cv2 ray wandb sklearn"
+NOT_NAMED = "nerfstudio pycolmap open3d viser trimesh skimage cv2 wandb sklearn"
 """Packages of this environment that the script's own list leaves out."""
 BARE = f"""
 import runpy, sys

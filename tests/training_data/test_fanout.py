@@ -1,11 +1,9 @@
-"""Fan-out over processes and machines, and the command."""
+"""Fan-out over processes, and the command."""
 
 from __future__ import annotations
 
 import errno
 import os
-import sys
-from types import SimpleNamespace
 
 import pytest
 from tiny_scenes import TINY, tiny_scene
@@ -100,33 +98,6 @@ def test_processes_write_what_one_process_writes(scenes, tmp_path):
     for name, failure in first.items():
         assert not failure
         assert (alone / f"{name}.safetensors").read_bytes() == (together / f"{name}.safetensors").read_bytes()
-
-
-def test_without_ray_one_is_told_how_to_get_it(scenes, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UserError, match=r"pip install 'genfusion-ns\[ray\]'"):
-        list(run_units([Unit(scenes / "scene_00001.safetensors", 0)], TINY, tmp_path, engine="ray"))
-
-
-def test_ray_gets_one_task_per_unit(scenes, tmp_path, monkeypatch, quick):
-    asked = []
-
-    def remote(**options):
-        asked.append(options)
-        return lambda task: SimpleNamespace(remote=lambda *args: lambda: task(*args))
-
-    fake = SimpleNamespace(
-        is_initialized=lambda: False,
-        init=lambda **_: asked.append("init"),
-        remote=remote,
-        wait=lambda waiting, num_returns: (waiting[-1:], waiting[:-1]),
-        get=lambda task: task(),
-    )
-    monkeypatch.setitem(sys.modules, "ray", fake)
-    units = [Unit(scenes / "scene_00001.safetensors", number) for number in range(2)]
-    outcomes = list(run_units(units, TINY, tmp_path, engine="ray"))
-    assert asked == ["init", {"num_cpus": 1}]
-    assert {outcome.name: outcome.done for outcome in outcomes} == {f"scene_00001_fit00{n}": True for n in range(2)}
 
 
 def test_an_output_that_cannot_be_made_is_told(scenes, tmp_path):

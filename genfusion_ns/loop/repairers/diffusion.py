@@ -32,7 +32,6 @@ class DiffusionRepairer:
     Args:
         weights: folder, name of bundled weights, or hub id.
         steps, guidance: of the sampler; None = what the weights advise.
-        strength: in (0, 1]; below 1 the sampler starts from the noised render, by opacity.
         memory: budget on the device, such as "12GiB"; empty = what is free on a GPU, as much as it takes on a CPU.
         dtype: "auto" = float32 on a CPU; on a GPU float16 for weights of the official layout, which are sampled so, and
             for GPUs whose kernels lack bfloat16, else bfloat16.
@@ -47,7 +46,6 @@ class DiffusionRepairer:
         weights: str,
         steps: int | None = None,
         guidance: float | None = None,
-        strength: float = 1.0,
         memory: str = "",
         dtype: str = "auto",
         device: torch.device | str = "cpu",
@@ -56,7 +54,7 @@ class DiffusionRepairer:
         self.weights, self.memory, self.announce = weights, memory, announce
         self.device = torch.device(device)
         self.dtype = _DTYPES.get(dtype)
-        self.options = {"num_inference_steps": steps, "guidance_scale": guidance, "strength": strength}
+        self.options = {"num_inference_steps": steps, "guidance_scale": guidance}
         self.fingerprint = ""
         self._pipeline: RGBDVideoRepairPipeline | None = None
         self._plans: dict[tuple[int, ...], MemoryPlan] = {}

@@ -29,6 +29,8 @@ Outcome = Literal["open", "accepted", "refused", "empty", "lowered", "rolled bac
 
 SIDE = 320
 """Evidence is measured on images at most this wide or high, in pixels."""
+TOLERANCE = 0.3
+"""Loss of PSNR at photos that do not train, in dB, that a round may cause."""
 PROBES = 8
 """Photos that train, and novel views, that are looked at, each."""
 DULLER = 0.1
@@ -65,20 +67,20 @@ class Evidence:
     """Mean gradient of the renders at novel views of the round; 0 = there are none."""
 
 
-def judge(before: Evidence, after: Evidence, tolerance: float, held: bool) -> Outcome:
+def judge(before: Evidence, after: Evidence, held: bool) -> Outcome:
     """What becomes of a round.
 
     One that makes views duller without any photo being shown better is rolled back. At photos that do not train
-    (`held`), a loss of PSNR of up to `tolerance` dB is accepted; up to twice as much costs the frames half of their
+    (`held`), a loss of PSNR of up to TOLERANCE is accepted; up to twice as much costs the frames half of their
     weight; a larger one rolls the round back.
     """
     gain = after.psnr - before.psnr
     duller = after.novel < (1 - DULLER) * before.novel or (held and after.sharpness < (1 - DULLER) * before.sharpness)
     if duller and gain < BETTER:
         return "rolled back"
-    if not held or -gain <= tolerance:
+    if not held or -gain <= TOLERANCE:
         return "accepted"
-    return "lowered" if -gain <= 2.0 * tolerance else "rolled back"
+    return "lowered" if -gain <= 2.0 * TOLERANCE else "rolled back"
 
 
 def trust(outcomes: Sequence[str]) -> float:
@@ -111,7 +113,7 @@ def judge_last_round(
         return  # a checkpoint of an older version holds a number
     before = Evidence(**last.before)
     after = gather(render, photos, state.pool.of_round(last.round))
-    outcome = judge(before, after, config.tolerance, held)
+    outcome = judge(before, after, held)
     state.settle(outcome, asdict(after), FACTORS[outcome])
     if outcome == "accepted":
         return

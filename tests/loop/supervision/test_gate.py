@@ -24,7 +24,7 @@ from genfusion_ns.loop.view_buffer import GeneratedViews
 
 CAPTURED = [aimed((3.0, y, 1.0)).resized(96, 72) for y in (-0.4, 0.0, 0.4)]
 SPARED = [aimed((2.9, 0.2, 1.1)).resized(96, 72)]
-CONFIG = LoopConfig(frames=4, clip_length=4, trajectories=("orbit",), tolerance=0.3)
+CONFIG = LoopConfig(frames=4, clip_length=4, trajectories=("orbit",))
 
 
 def photos(cameras=CAPTURED) -> CapturedViews:
@@ -57,9 +57,9 @@ def after(**changes: float) -> Evidence:
     ],
 )
 def test_photos_that_do_not_train_judge_by_their_psnr(psnr, outcome):
-    assert gate.judge(BEFORE, after(psnr=psnr), 0.3, held=True) == outcome
+    assert gate.judge(BEFORE, after(psnr=psnr), held=True) == outcome
     # those that train get better by training
-    assert gate.judge(BEFORE, after(psnr=psnr), 0.3, held=False) == "accepted"
+    assert gate.judge(BEFORE, after(psnr=psnr), held=False) == "accepted"
 
 
 @pytest.mark.parametrize("held", [True, False])
@@ -73,25 +73,25 @@ def test_photos_that_do_not_train_judge_by_their_psnr(psnr, outcome):
     ],
 )
 def test_views_may_become_duller_only_where_photos_are_shown_better(held, psnr, novel, outcome):
-    assert gate.judge(BEFORE, after(psnr=psnr, novel=novel), 0.3, held) == outcome
+    assert gate.judge(BEFORE, after(psnr=psnr, novel=novel), held) == outcome
 
 
 def test_fog_before_photos_that_do_not_train_counts_as_well():
     foggy = after(sharpness=0.6)
-    assert gate.judge(BEFORE, foggy, 0.3, held=True) == "rolled back"
-    assert gate.judge(BEFORE, foggy, 0.3, held=False) == "accepted"
+    assert gate.judge(BEFORE, foggy, held=True) == "rolled back"
+    assert gate.judge(BEFORE, foggy, held=False) == "accepted"
     without_views = replace(BEFORE, novel=0.0)
-    assert gate.judge(without_views, without_views, 0.3, held=True) == "accepted"
+    assert gate.judge(without_views, without_views, held=True) == "accepted"
 
 
-@given(*[st.floats(0, 60)] * 2, *[st.floats(0, 2)] * 2, *[st.floats(0, 1)] * 2, st.floats(0, 5), st.booleans())
-def test_more_evidence_is_never_judged_worse(psnr, later, sharp, sharper, novel, more, tolerance, held):
+@given(*[st.floats(0, 60)] * 2, *[st.floats(0, 2)] * 2, *[st.floats(0, 1)] * 2, st.booleans())
+def test_more_evidence_is_never_judged_worse(psnr, later, sharp, sharper, novel, more, held):
     order = ["rolled back", "lowered", "accepted"]
     before, now = Evidence(psnr, 0.5, sharp, novel), Evidence(later, 0.5, sharper, more)
-    found = order.index(gate.judge(before, now, tolerance, held))
+    found = order.index(gate.judge(before, now, held))
     for better in ({"psnr": later + 0.5}, {"sharpness": sharper + 0.1}, {"novel": more + 0.1}):
-        assert order.index(gate.judge(before, replace(now, **better), tolerance, held)) >= found
-    assert gate.judge(before, before, tolerance, held) == "accepted"
+        assert order.index(gate.judge(before, replace(now, **better), held)) >= found
+    assert gate.judge(before, before, held) == "accepted"
 
 
 def test_trust_is_lost_quicker_than_it_is_won():
