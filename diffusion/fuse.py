@@ -14,6 +14,8 @@ from diffusion.models.fusion import FusionNetwork
 
 DRAWN_BELOW, DRAWN_WHOLLY = 0.5, 0.25
 """Certainty from which nothing is drawn, and up to which drawn frames replace fused ones; a blend between them."""
+WORTH_DRAWING = 0.005
+"""Share of a clip from which it is worth the denoiser's time."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,16 @@ class FusedClip:
         depth = None if self.disparity is None else 1 / self.disparity.clamp_min(1e-6)
         return replace(inputs, rgb=self.rgb, depth=depth, alpha=self.certainty)
 
+    @property
+    def to_draw(self) -> Tensor:
+        """[B, T, H, W, 1] in [0, 1]: how much of each pixel is to be drawn anew; 0 in clips that hardly need it."""
+        certainty = torch.ones_like(self.rgb[..., :1]) if self.certainty is None else self.certainty
+        share = drawn_share(certainty)
+        return share * (share.mean((1, 2, 3, 4), keepdim=True) >= WORTH_DRAWING)
+
     def completed(self, drawn: FusedClip) -> FusedClip:
         """With what was drawn, where the fused frames are too uncertain."""
-        certainty = torch.ones_like(self.rgb[..., :1]) if self.certainty is None else self.certainty
-        return replace(self, rgb=torch.lerp(self.rgb, drawn.rgb, drawn_share(certainty)))
+        return replace(self, rgb=torch.lerp(self.rgb, drawn.rgb, self.to_draw))
 
 
 def drawn_share(certainty: Tensor) -> Tensor:

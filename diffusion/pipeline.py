@@ -261,9 +261,10 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         check_numbers(steps, train_timesteps, strength, eta, vae_chunk, min_frames, output_type)
         inputs = check_inputs(rgb, depth, alpha, references, self._execution_device, warped, self.unet is not None)
         fused = None if self.fusion is None else fuse_clip(self.fusion, inputs)
-        if self.unet is None:
-            if fused is None or output_type == "latent":
-                raise UserError("these weights hold no video diffusion model; expected output_type 'pt' or 'np'")
+        if self.unet is None and (fused is None or output_type == "latent"):
+            raise UserError("these weights hold no video diffusion model; expected output_type 'pt' or 'np'")
+        done = fused is not None and output_type != "latent" and not bool(fused.to_draw.any())
+        if fused is not None and (done or self.unet is None):
             self.maybe_free_model_hooks()
             return self._output(fused, inputs.batched, output_type)
         box = letterbox(*inputs.rgb.shape[1:4], multiple=self.size_multiple, min_frames=min_frames)

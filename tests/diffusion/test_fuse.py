@@ -99,6 +99,13 @@ def test_what_is_drawn_takes_over_below_a_certainty():
     assert completed.certainty is None and float(completed.disparity.mean()) == 1
 
 
+def test_a_clip_that_hardly_needs_it_is_not_drawn_whatever_the_others_need():
+    certainty = torch.ones(2, 1, 16, 16, 1)
+    certainty[0, 0, 0, 0], certainty[1, 0, :2] = 0, 0  # 1 pixel of 256, and 32
+    to_draw = FusedClip(torch.zeros(2, 1, 16, 16, 3), None, certainty).to_draw
+    assert to_draw[0].max() == 0 and to_draw[1, 0, :2].min() == 1 and to_draw[1, 0, 2:].max() == 0
+
+
 def test_a_denoiser_sees_certainty_as_opacity_and_depth_of_the_fused_disparity(network):
     given = inputs()
     found = fuse(network, given)
