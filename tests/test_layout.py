@@ -3,9 +3,8 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("genfusion_ns", "diffusion")
@@ -17,6 +16,11 @@ HEAVY = ("torchvision", "open3d", "pycolmap", "diffusers", "transformers", "nerf
 
 def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def imported_modules(tree: ast.AST) -> set[str]:
@@ -34,7 +38,7 @@ def offenders(rule) -> list[str]:
     """file:line of every node that breaks a rule."""
     found = []
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if rule(node, relative(path)):
                 found.append(f"{relative(path)}:{getattr(node, 'lineno', 0)}")
     return found
@@ -43,7 +47,7 @@ def offenders(rule) -> list[str]:
 def imports_from(package: str, files) -> list[str]:
     found = []
     for path in files:
-        modules = imported_modules(ast.parse(path.read_text(encoding="utf-8")))
+        modules = imported_modules(parsed(path))
         found += [f"{relative(path)} imports {m}" for m in modules if m.split(".")[0] == package]
     return found
 
@@ -65,7 +69,7 @@ def test_the_core_does_not_import_what_stands_on_it():
     for path in FILES:
         if relative(path).startswith((*ABOVE, "diffusion/")):
             continue
-        modules = imported_modules(ast.parse(path.read_text(encoding="utf-8")))
+        modules = imported_modules(parsed(path))
         found += [relative(path) for m in modules if m.replace(".", "/").startswith(tuple(a[:-1] for a in ABOVE))]
     assert found == []
 
@@ -117,7 +121,7 @@ def test_nothing_is_left_to_do():
 def test_every_module_and_public_name_says_what_it_is():
     found = []
     for path in FILES:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = parsed(path)
         if tree.body and ast.get_docstring(tree) is None:
             found.append(relative(path))
         for node in tree.body:
@@ -127,24 +131,15 @@ def test_every_module_and_public_name_says_what_it_is():
     assert found == []
 
 
-@pytest.mark.parametrize("limit", [400])
-def test_files_stay_readable(limit):
+def test_files_stay_readable(limit=400):
     lengths = {relative(path): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
     assert {name: n for name, n in lengths.items() if n > limit} == {}
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "genfusion_ns",
-        "genfusion_ns.loop.round",
-        "genfusion_ns.gaussians.densify",
-        "genfusion_ns.gaussians.mesh",
-        "genfusion_ns.gaussians.losses",
-    ],
-)
-def test_core_imports_nothing_heavy(module):
-    code = f"import sys, {module}\nsys.stdout.write(','.join(m for m in {HEAVY!r} if m in sys.modules))"
+def test_core_imports_nothing_heavy():
+    core = ("loop.round", "gaussians.densify", "gaussians.mesh", "gaussians.losses")
+    modules = ", ".join(f"genfusion_ns.{name}" for name in core)
+    code = f"import sys, {modules}\nsys.stdout.write(','.join(m for m in {HEAVY!r} if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == ""
 
