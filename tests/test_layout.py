@@ -11,6 +11,17 @@ PACKAGES = ("genfusion_ns", "diffusion")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 ABOVE = ("genfusion_ns/plugin/", "genfusion_ns/benchmark/", "genfusion_ns/commands/")
 """What knows Nerfstudio."""
+FLOORS = (
+    ("raster", "synthetic"),
+    ("gaussians", "data"),
+    ("stereo",),
+    ("loop",),
+    ("training_data",),
+    ("plugin",),
+    ("benchmark",),
+    ("commands",),
+)
+"""Folders of genfusion_ns, each above all that it may import; single files lie below them."""
 HEAVY = ("torchvision", "open3d", "pycolmap", "diffusers", "transformers", "nerfstudio", "viser")
 
 
@@ -71,6 +82,23 @@ def test_the_core_does_not_import_what_stands_on_it():
             continue
         modules = imported_modules(parsed(path))
         found += [relative(path) for m in modules if m.replace(".", "/").startswith(tuple(a[:-1] for a in ABOVE))]
+    assert found == []
+
+
+def test_no_folder_imports_one_above_it():
+    floor = {name: i for i, names in enumerate(FLOORS) for name in names}
+    folders = {name for names in FLOORS for name in names}
+    assert folders == {p.name for p in (ROOT / "genfusion_ns").iterdir() if (p / "__init__.py").is_file()}
+    found = []
+    for path in FILES:
+        package, *rest = relative(path).split("/")
+        if package != "genfusion_ns":
+            continue
+        own = floor.get(rest[0], -1)
+        for module in imported_modules(parsed(path)):
+            other = module.removeprefix("genfusion_ns.").split(".")[0]
+            if module.startswith("genfusion_ns.") and other != rest[0] and floor.get(other, -1) > own:
+                found.append(f"{relative(path)} imports {module}")
     assert found == []
 
 
