@@ -1,4 +1,4 @@
-"""One round of the loop: choose views, render them, have them repaired, refine and admit them."""
+"""The loop: rounds that choose views, render them, have them repaired, refine and admit them."""
 
 from __future__ import annotations
 
@@ -24,88 +24,150 @@ from genfusion_ns.loop.progress import RoundProgress
 from genfusion_ns.loop.repairers.base import HoldsDevice, RepairedClip, Repairer, RGBDClip
 from genfusion_ns.loop.safety import Prober
 from genfusion_ns.loop.state import LoopState, RoundReport
-from genfusion_ns.loop.supervision.gate import gather, judge_last_round, trust
+from genfusion_ns.loop.supervision.gate import gather, held_out, judge_last_round, trust
 from genfusion_ns.loop.supervision.refine import RefinedClip, RefinedFrame, refine_clip, with_photos
-from genfusion_ns.loop.view_buffer import GeneratedFrame, Provenance
+from genfusion_ns.loop.view_buffer import GeneratedFrame, GeneratedViews, Provenance
 from genfusion_ns.raster.api import Render
 from genfusion_ns.seeding import seed_of
 
-__all__ = ["CapturedViews", "run_round"]
+__all__ = ["CapturedViews", "Loop"]
 
 log = logging.getLogger(__name__)
 
+Watch = Callable[[RGBDClip, Sequence[RefinedFrame]], None]
+"""Shown each clip's renders and what became of them."""
 
-def run_round(
-    render: Callable[[Camera], Render],
-    captured: CapturedViews,
-    state: LoopState,
-    config: LoopConfig,
-    repairer: Repairer,
-    k: int,
-    seed: int,
-    console: Console | None = None,
-    splats: SplatKeeper | None = None,
-    held: CapturedViews | None = None,
-    watch: Callable[[RGBDClip, Sequence[RefinedFrame]], None] | None = None,
-) -> RoundReport:
-    """Run one round after step k and note it in `state`; judge the round before first.
 
-    Clips that contradict the photos are refused before they can teach.
+class Loop:
+    """The rounds of a run, what they remember, and the generated views that they leave.
 
     Args:
-        render: draws the splats over black; it is called without gradients.
-        console: where the progress goes; None shows none.
-        splats: who takes new splats, and goes back to the old ones where a round was bad; None: neither happens.
-        held: photos that do not train, to judge rounds by; without any, those that train do.
-        watch: shown each clip's renders and what became of them.
+        config: for the length of this run (`LoopConfig.scaled_to`).
+        repairer: or how to make it, which is called before the first round.
+        seed: all random numbers follow from it and the round's number.
+        state: of earlier rounds; None = there were none.
     """
-    began = time.monotonic()
-    spared = held is not None and len(held.cameras) > 0
-    judging = held if spared else captured
-    assert judging is not None
-    judge_last_round(render, judging, spared, state, config, splats)
-    if splats is not None:
-        splats.keep()
-    work = _Round(
-        render, captured, SeenViews(render, captured, config.max_side), config, repairer, k, seed, state.round, watch
-    )
-    try:
-        with torch.no_grad():
-            progress = RoundProgress(console, f"round {state.round + 1}")
-            with INTERRUPTS.at_once(), progress:  # nothing of the run changes here
-                clips = work.plan()
-                frames = list(work.frames(clips, progress))
-    finally:
-        if isinstance(repairer, HoldsDevice):
-            repairer.release()
-    standing = trust([report.outcome for report in state.reports])
-    weighed = [replace(frame, weight=frame.weight * standing) for frame in frames]
-    admission = state.admit(weighed, work.seen.unit)
-    before = None
-    if admission.entered:
-        before = asdict(gather(render, judging, state.pool.of_round(state.round)))
-    added = 0
-    if splats is not None and admission.entered:  # no frame would teach what else is added
-        with torch.no_grad():
-            added = expand(work.points, work.seen.unit, config.expand, splats, seed_of(seed, "expand", state.round))
-    outcome = "open" if admission.entered else "refused" if clips and work.refused == len(clips) else "empty"
-    report = RoundReport(
-        round=state.round,
-        step=k,
-        admitted=admission.entered,
-        evicted=admission.evicted,
-        pool=len(state.pool),
-        seconds=time.monotonic() - began,
-        agreement=_mean([frame.agreement for frame in frames]),
-        refused=admission.refused,
-        replaced=admission.replaced,
-        added=added,
-        before=before,
-        outcome=outcome,
-        **work.figures(),
-    )
-    state.reports.append(report)
-    return report
+
+    def __init__(
+        self,
+        config: LoopConfig,
+        repairer: Repairer | Callable[[], Repairer],
+        seed: int,
+        state: LoopState | None = None,
+    ) -> None:
+        self.config, self.seed = config, seed
+        self.state = LoopState(GeneratedViews(config.pool)) if state is None else state
+        self._repairer = repairer
+
+    @property
+    def repairer(self) -> Repairer:
+        """Who repairs the renders."""
+        if not isinstance(self._repairer, Repairer):
+            self._repairer = self._repairer()
+        return self._repairer
+
+    @repairer.setter
+    def repairer(self, repairer: Repairer) -> None:
+        self._repairer = repairer
+
+    def pick(self, step: int) -> tuple[GeneratedFrame, float] | None:
+        """The generated view of a step and lambda(step); None before the first round and once lambda is 0."""
+        weight = self.config.generated_weight(step)
+        if weight <= 0 or not self.state.pool:
+            return None
+        return self.state.pool.pick(self.seed, step), weight
+
+    def judging(self, count: int, step: int) -> list[int]:
+        """Which of `count` captured views judge rounds instead of training at a step: some, from the beginning (a photo
+        that has trained already would make the first round look bad) until generated views no longer count."""
+        if self.config.every < 1 or step >= self.config.until:
+            return []
+        return held_out(count, self.config.hold_out_from)
+
+    def settle(
+        self,
+        render: Callable[[Camera], Render],
+        captured: CapturedViews,
+        held: CapturedViews | None = None,
+        splats: SplatKeeper | None = None,
+    ) -> None:
+        """Judge the last round, if it is still open; each round does it for the one before. See `round`."""
+        judging, spared = _judges(captured, held)
+        judge_last_round(render, judging, spared, self.state, splats)
+
+    def round(
+        self,
+        k: int,
+        render: Callable[[Camera], Render],
+        captured: CapturedViews,
+        held: CapturedViews | None = None,
+        splats: SplatKeeper | None = None,
+        console: Console | None = None,
+        watch: Watch | None = None,
+    ) -> RoundReport:
+        """Run one round after step k and note it in the state; judge the round before first.
+
+        Args:
+            render: draws the splats over black; it is called without gradients.
+            captured, held: photos that train, and photos that don't and so can judge; without any, the others do.
+            splats: takes new splats, and goes back to the old ones where a round was bad; None: neither happens.
+            console: where the progress goes; None shows none.
+        """
+        began = time.monotonic()
+        self.settle(render, captured, held, splats)
+        if splats is not None:
+            splats.keep()
+        seen = SeenViews(render, captured, self.config.max_side)
+        work = _Round(render, captured, seen, self.config, self.repairer, k, self.seed, self.state.round, watch)
+        clips, frames = self._repaired(work, console)
+        standing = trust([report.outcome for report in self.state.reports])
+        admission = self.state.admit([replace(f, weight=f.weight * standing) for f in frames], seen.unit)
+        before, added = None, 0
+        if admission.entered:  # else no frame would teach what else is added
+            before = asdict(gather(render, _judges(captured, held)[0], self.state.pool.of_round(work.number)))
+            added = self._expand(work, splats)
+        report = RoundReport(
+            round=work.number,
+            step=k,
+            admitted=admission.entered,
+            evicted=admission.evicted,
+            pool=len(self.state.pool),
+            seconds=time.monotonic() - began,
+            agreement=_mean([frame.agreement for frame in frames]),
+            refused=admission.refused,
+            replaced=admission.replaced,
+            added=added,
+            before=before,
+            outcome="open" if admission.entered else "refused" if clips and work.refused == len(clips) else "empty",
+            **work.figures(),
+        )
+        self.state.reports.append(report)
+        return report
+
+    def _repaired(self, work: _Round, console: Console | None) -> tuple[list[Clip], list[GeneratedFrame]]:
+        """The clips of a round, and their frames, repaired; the repairer then gives the device back."""
+        try:
+            with torch.no_grad():
+                progress = RoundProgress(console, f"round {work.number + 1}")
+                with INTERRUPTS.at_once(), progress:  # nothing of the run changes here
+                    clips = work.plan()
+                    return clips, list(work.frames(clips, progress))
+        finally:
+            if isinstance(self.repairer, HoldsDevice):
+                self.repairer.release()
+
+    @torch.no_grad()
+    def _expand(self, work: _Round, splats: SplatKeeper | None) -> int:
+        """How many splats the surfaces of the round's frames added."""
+        if splats is None:
+            return 0
+        seed = seed_of(self.seed, "expand", work.number)
+        return expand(work.points, work.seen.unit, self.config.expand, splats, seed)
+
+
+def _judges(captured: CapturedViews, held: CapturedViews | None) -> tuple[CapturedViews, bool]:
+    """Who judges rounds, and whether these are photos that do not train."""
+    return (held, True) if held is not None and len(held.cameras) > 0 else (captured, False)
 
 
 @dataclass
@@ -120,7 +182,7 @@ class _Round:
     k: int
     seed: int
     number: int
-    watch: Callable[[RGBDClip, Sequence[RefinedFrame]], None] | None = None
+    watch: Watch | None = None
 
     def __post_init__(self) -> None:
         self.device = self.captured.cameras[0].w2c.device

@@ -22,12 +22,11 @@ from genfusion_ns.data.mask import Window
 from genfusion_ns.data.views import TrainView
 from genfusion_ns.files import write_errors
 from genfusion_ns.loop.contact_sheet import MostChanged
-from genfusion_ns.loop.repairers.base import Repairer
-from genfusion_ns.loop.round import CapturedViews, run_round
+from genfusion_ns.loop.round import CapturedViews, Loop
 from genfusion_ns.loop.round_table import round_line, round_table
 from genfusion_ns.loop.state import LoopState
-from genfusion_ns.loop.supervision.gate import held_out, judge_last_round
-from genfusion_ns.loop.view_buffer import GeneratedFrame, GeneratedViews
+from genfusion_ns.loop.supervision.gate import held_out
+from genfusion_ns.loop.view_buffer import GeneratedFrame
 from genfusion_ns.plugin import compat, train_photos
 from genfusion_ns.plugin.bridge import core_cameras
 from genfusion_ns.plugin.clock import Clock, duration
@@ -66,11 +65,10 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         config.cache_images = compat.usable_image_cache(config.cache_images, device)  # type: ignore[assignment]
         super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
         config.cache_images = compat.usable_image_cache(config.cache_images, device)  # type: ignore[assignment]
-        self.loop_state = LoopState(GeneratedViews(config.loop.pool))
+        self.loop = Loop(config.loop, lambda: self.loop.config.make_repairer(self.device, CONSOLE.print), config.seed)
         self.rounds = RoundsPanel(training=test_mode == "val")
         self.clock = Clock()
         self.set_run_length(config.reference_iterations)
-        self._repairer: Repairer | None = None
         self.depth: CaptureDepth | None = None
         self._captured_cameras: list[Camera] | None = None
         if test_mode == "val":
@@ -172,7 +170,7 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
 
     def next_train(self, step: int) -> tuple[Camera, dict[str, Any]]:  # type: ignore[override]
         """The captured view of a step: every epoch is a fresh permutation, a function of (seed, step) alone."""
-        judging = set(self._held_out(step))
+        judging = set(self.loop.judging(len(self.cached_train), step))
         training = [i for i in range(len(self.cached_train)) if i not in judging]
         index = training[order_index(len(training), self.config.seed, step, "captured views")]
         data = dict(self.cached_train[index])
@@ -192,25 +190,20 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
+    @property
+    def loop_state(self) -> LoopState:
+        """What the loop remembers between steps."""
+        return self.loop.state
+
     def set_run_length(self, max_num_iterations: int) -> None:
         """Scale the loop's step numbers to a run of so many steps."""
         self.run_length = max_num_iterations
-        self._loop = self.config.loop.scaled_to(max_num_iterations, self.config.reference_iterations)
-        self.rounds.update(self.loop_state, self._loop, 0, max_num_iterations)
+        self.loop.config = self.config.loop.scaled_to(max_num_iterations, self.config.reference_iterations)
+        self.rounds.update(self.loop_state, self.loop.config, 0, max_num_iterations)
 
     def next_generated(self, step: int) -> tuple[GeneratedFrame, float] | None:
         """The generated view of a step and lambda(step); None before the first round and once lambda is 0."""
-        weight = self._loop.generated_weight(step)
-        if weight <= 0 or not self.loop_state.pool:
-            return None
-        return self.loop_state.pool.pick(self.config.seed, step), weight
-
-    def _held_out(self, step: int) -> list[int]:
-        """The training photos that judge rounds instead of training: some, from the beginning (a photo that has trained
-        already would make the first round look bad) until generated views no longer count."""
-        if self._loop.every < 1 or step >= self._loop.until:
-            return []
-        return held_out(len(self.cached_train), self._loop.hold_out_from)
+        return self.loop.pick(step)
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
@@ -234,8 +227,8 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
     def run_round_if_due(self, model: GenFusionModel, folder: Path, step: int) -> None:
         """Run a round after step `step` (0-based) where one is asked for, or is scheduled for the step after: growth
         follows every hundredth step, as rounds do, and costs what splats show 5 dB until they have settled again."""
-        k = 1 if step == 0 and self._loop.is_round_due(1, self.run_length) else step + 2
-        if self.rounds.wants_round(self._loop, k, self.run_length):
+        k = 1 if step == 0 and self.loop.config.is_round_due(1, self.run_length) else step + 2
+        if self.rounds.wants_round(self.loop.config, k, self.run_length):
             self.run_round(model, folder, step)
 
     def make_up_for_round(self, model: GenFusionModel, folder: Path, step: int) -> None:
@@ -247,26 +240,12 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
 
     def run_round(self, model: GenFusionModel, folder: Path, step: int) -> None:
         """After step `step`: render novel views, have them repaired, admit them, keep them on disk too."""
-        k = step + 2 if self._loop.is_round_due(step + 2, self.run_length) else step + 1
+        k = step + 2 if self.loop.config.is_round_due(step + 2, self.run_length) else step + 1
         self.loop_state.unfinished = True
-        if self._repairer is None:
-            self._repairer = self._loop.make_repairer(self.device, CONSOLE.print)
         training, judging = self._captured_views(model)
         watch = MostChanged()
         try:
-            report = run_round(
-                model.render,
-                training,
-                self.loop_state,
-                self._loop,
-                self._repairer,
-                k,
-                self.config.seed,
-                CONSOLE,
-                model.trained_splats(),
-                judging,
-                watch,
-            )
+            report = self.loop.round(k, model.render, training, judging, model.trained_splats(), CONSOLE, watch)
         except torch.cuda.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             CONSOLE.print(
@@ -281,33 +260,31 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         with write_errors(folder.parent, DISK_ADVICE):
             self.loop_state.pool.save(folder)
             log_round(report, watch.sheet(), step, folder.parent)
-        self.rounds.update(self.loop_state, self._loop, k, self.run_length)
+        self.rounds.update(self.loop_state, self.loop.config, k, self.run_length)
         self.rounds.show_clip(watch.sheet())
         self.clock.add_round(report.seconds)
         left = self.clock.remaining(self.run_length - k, self.rounds_after(k))
         CONSOLE.print(
-            f"[bold]genfusion:[/] {round_line(report, self._repairer.name)}; about {duration(left)} to go.",
+            f"[bold]genfusion:[/] {round_line(report, self.loop.repairer.name)}; about {duration(left)} to go.",
             soft_wrap=True,
         )
 
     def rounds_after(self, k: int) -> int:
         """How many scheduled rounds come after step k."""
-        return len(round_steps_after(k, self._loop, self.run_length))
+        return len(round_steps_after(k, self.loop.config, self.run_length))
 
     def renders_after(self, k: int) -> int:
         """How many views the steps after step k render: a captured one each, and a generated one while it counts."""
-        return sum(1 + (self._loop.generated_weight(step) > 0) for step in range(k, self.run_length))
+        return sum(1 + (self.loop.config.generated_weight(step) > 0) for step in range(k, self.run_length))
 
     def end_loop_if_due(self, model: GenFusionModel, folder: Path, step: int) -> None:
         """When generated views have taught for the last time, the last round is judged too."""
-        if step + 1 == self._loop.until and self.loop_state.reports:
+        if step + 1 == self.loop.config.until and self.loop_state.reports:
             training, judging = self._captured_views(model)
-            spared = len(judging.cameras) > 0
-            photos = judging if spared else training
-            judge_last_round(model.render, photos, spared, self.loop_state, self._loop, model.trained_splats())
+            self.loop.settle(model.render, training, judging, model.trained_splats())
             with write_errors(folder.parent, DISK_ADVICE):
                 self.loop_state.pool.save(folder)
-            self.rounds.update(self.loop_state, self._loop, step + 1, self.run_length)
+            self.rounds.update(self.loop_state, self.loop.config, step + 1, self.run_length)
 
     def print_rounds(self, step: int) -> None:
         """At the end of a run: what each round did."""
@@ -324,7 +301,7 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
     def _captured_views(self, model: GenFusionModel) -> tuple[CapturedViews, CapturedViews]:
         """The photos that train beside generated views, and those that judge these."""
         cameras = self.captured_cameras()
-        judging = held_out(len(cameras), self._loop.hold_out_from)
+        judging = held_out(len(cameras), self.loop.config.hold_out_from)
         training, masked = [i for i in range(len(cameras)) if i not in judging], self.config.mask != "none"
 
         def views(ids: list[int]) -> CapturedViews:
@@ -344,4 +321,4 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.loop_state.load_state_dict(state)
         step = self.loop_state.reports[-1].step if self.loop_state.reports else 0
-        self.rounds.update(self.loop_state, self._loop, step, self.run_length)
+        self.rounds.update(self.loop_state, self.loop.config, step, self.run_length)

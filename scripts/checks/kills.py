@@ -33,8 +33,8 @@ from safetensors.torch import load_file
 from genfusion_ns import quiet
 from genfusion_ns.errors import UserError
 from genfusion_ns.loop import round, view_buffer
+from genfusion_ns.loop.round import Loop
 from genfusion_ns.loop.view_buffer import GeneratedViews
-from genfusion_ns.plugin import datamanager
 from genfusion_ns.plugin.config import cpu_config
 from genfusion_ns.plugin.datamanager import GENERATED_FOLDER
 from genfusion_ns.plugin.trainer import GenFusionTrainer, GenFusionTrainerConfig
@@ -110,7 +110,7 @@ def train(config: GenFusionTrainerConfig, told: Connection) -> None:
 
 def announce_moments(tell: Callable[[str], None]) -> None:
     """From now on, this process tells when it begins a round, a clip, a file of the pool, or a checkpoint."""
-    run_round, render_clip, write = datamanager.run_round, round.render_clip, view_buffer.write_atomic
+    run_round, render_clip, write = Loop.round, round.render_clip, view_buffer.write_atomic
     save_pool, save_checkpoint = GeneratedViews.save, GenFusionTrainer.save_checkpoint
     now, parts = 0, 0
 
@@ -119,11 +119,11 @@ def announce_moments(tell: Callable[[str], None]) -> None:
         parts += 1
         tell(f"round {now}: {what} {parts}")
 
-    def told_round(render: Any, captured: Any, state: Any, *given: Any, **named: Any) -> Any:
+    def told_round(loop: Loop, *given: Any, **named: Any) -> Any:
         nonlocal now, parts
-        now, parts = state.round + 1, 0
+        now, parts = loop.state.round + 1, 0
         inside("begin")
-        return run_round(render, captured, state, *given, **named)
+        return run_round(loop, *given, **named)
 
     def told_clip(*given: Any) -> Any:
         inside("clip")
@@ -141,7 +141,7 @@ def announce_moments(tell: Callable[[str], None]) -> None:
         tell(f"checkpoint {step}")
         save_checkpoint(trainer, step)
 
-    datamanager.run_round, round.render_clip, view_buffer.write_atomic = told_round, told_clip, told_write
+    Loop.round, round.render_clip, view_buffer.write_atomic = told_round, told_clip, told_write
     GeneratedViews.save, GenFusionTrainer.save_checkpoint = told_save, told_checkpoint
 
 

@@ -131,7 +131,7 @@ def train(row: Row | None, seed: int, args: CheckLoop, scene: Path, folder: Path
         trainer.setup()
         manager = trainer.pipeline.datamanager
         if row is not None and not row.built_in:
-            manager._repairer = repairer_of(row, manager.train_dataparser_outputs)
+            manager.loop.repairer = repairer_of(row, manager.train_dataparser_outputs)
         trainer.train()
         found = held_out_metrics(trainer.pipeline)["psnr"]
     return found, [report.outcome for report in manager.loop_state.reports]

@@ -14,7 +14,7 @@ from genfusion_ns.gaussians.parameters import PARAMETER_NAMES
 from genfusion_ns.loop.backproject import VOXEL, Points, expand, in_free_space, missing_points, missing_region, thin
 from genfusion_ns.loop.captured import CapturedViews, SeenViews
 from genfusion_ns.loop.config import LoopConfig
-from genfusion_ns.loop.round import run_round
+from genfusion_ns.loop.round import Loop
 from genfusion_ns.loop.state import LoopState, RoundReport
 from genfusion_ns.loop.supervision.refine import RefinedFrame
 from genfusion_ns.loop.view_buffer import GeneratedViews
@@ -155,13 +155,13 @@ def test_a_round_hands_new_splats_over():
     views = CapturedViews([*CAPTURED, SIDE], lambda i: textured([*CAPTURED, SIDE][i]).color)
     state = LoopState(GeneratedViews(99))
     repairer = OracleRepairer(textured, 0.02)
-    report = run_round(holed, views, state, config, repairer, 1, 0, splats=Taker(given, 1, 10_000))
+    report = Loop(config, repairer, 0, state).round(1, holed, views, splats=Taker(given, 1, 10_000))
     assert report.added == len(given[0]["means"]) > 50
     radius = given[0]["means"].norm(dim=-1)
     assert (radius - 1).abs().quantile(0.9) < 0.1
-    assert run_round(holed, views, state, config, repairer, 2, 0).added == 0
+    assert Loop(config, repairer, 0, state).round(2, holed, views).added == 0
     off = replace(config, expand=0)
-    assert run_round(holed, views, state, off, repairer, 3, 0, splats=Taker(given, 1, 99)).added == 0
+    assert Loop(off, repairer, 0, state).round(3, holed, views, splats=Taker(given, 1, 99)).added == 0
     assert len(given) == 1
 
 
@@ -178,5 +178,5 @@ def test_a_round_of_which_no_view_is_kept_adds_no_splats():
     views = CapturedViews([*CAPTURED, SIDE], lambda i: textured([*CAPTURED, SIDE][i]).color)
     state = LoopState(GeneratedViews(99))
     state.reports = [RoundReport(0, 1, 1, 0, 0, 0, 1.0, 0.0, 1.0, outcome="rolled back")] * 3  # frames weigh 1/64
-    report = run_round(holed, views, state, config, Doubtful(textured, 0.02), 1, 0, splats=Taker(given, 1, 10_000))
+    report = Loop(config, Doubtful(textured, 0.02), 0, state).round(1, holed, views, splats=Taker(given, 1, 10_000))
     assert (report.admitted, report.added, report.outcome) == (0, 0, "empty") and report.refused > 0 and not given

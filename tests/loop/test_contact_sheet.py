@@ -8,7 +8,7 @@ from loop_scene import aimed, ball
 from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.contact_sheet import MostChanged
 from genfusion_ns.loop.repairers.base import IdentityRepairer, RepairedClip, RGBDClip
-from genfusion_ns.loop.round import CapturedViews, run_round
+from genfusion_ns.loop.round import CapturedViews, Loop
 from genfusion_ns.loop.state import LoopState
 from genfusion_ns.loop.supervision.refine import RefinedFrame
 from genfusion_ns.loop.view_buffer import GeneratedViews
@@ -70,9 +70,7 @@ def test_a_round_shows_its_clips(around):
         seen.append(rendered)
         watch(rendered, refined)
 
-    report = run_round(
-        ball, captured, LoopState(GeneratedViews(100)), config, Brightener(), k=10, seed=0, watch=watching
-    )
+    report = Loop(config, Brightener(), 0, LoopState(GeneratedViews(100))).round(10, ball, captured, watch=watching)
     assert len(seen) == report.clips == 4
     before, after = watch.sheet().chunk(3)[:2]
     assert torch.equal(before[:, : seen[1].rgb.shape[2]], seen[1].rgb[0])

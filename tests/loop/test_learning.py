@@ -14,7 +14,7 @@ from genfusion_ns.geometry import scene_extent
 from genfusion_ns.loop.captured import CapturedViews
 from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.repairers.base import IdentityRepairer
-from genfusion_ns.loop.round import run_round
+from genfusion_ns.loop.round import Loop
 from genfusion_ns.loop.state import LoopState
 from genfusion_ns.loop.supervision.view_loss import generated_view_loss
 from genfusion_ns.loop.view_buffer import GeneratedViews
@@ -79,7 +79,7 @@ class Training:
         for k in range(1, STEPS + 1):
             self.step(k - 1)
             if self.repairer is not None and self.loop.is_round_due(k, STEPS):
-                run_round(self.render, self.photos, self.state, self.loop, self.repairer, k, 0, splats=self.splats)
+                Loop(self.loop, self.repairer, 0, self.state).round(k, self.render, self.photos, splats=self.splats)
         with torch.no_grad():
             found = [psnr(self.render(camera).color.clamp(0, 1), textured(camera).color) for camera in UNSEEN]
         return float(torch.stack(found).mean())
@@ -125,15 +125,8 @@ def test_a_resumed_run_ends_with_the_same_splats():
         for k in range(1, 120):
             training.step(k - 1)
             if training.loop.is_round_due(k, STEPS):
-                run_round(
-                    training.render,
-                    training.photos,
-                    training.state,
-                    LOOP,
-                    training.repairer,
-                    k,
-                    0,
-                    splats=training.splats,
+                Loop(LOOP, training.repairer, 0, training.state).round(
+                    k, training.render, training.photos, splats=training.splats
                 )
             if training is parts and k == 90:
                 saved = training.state.state_dict()

@@ -20,7 +20,7 @@ from genfusion_ns.loop import progress
 from genfusion_ns.loop.config import DiffusionConfig, LoopConfig
 from genfusion_ns.loop.plan import make_path, path_template, plan_round
 from genfusion_ns.loop.repairers.base import IdentityRepairer, RepairedClip
-from genfusion_ns.loop.round import CapturedViews, render_clip, run_round
+from genfusion_ns.loop.round import CapturedViews, Loop, render_clip
 from genfusion_ns.loop.state import LoopState
 from genfusion_ns.loop.supervision.view_loss import generated_view_loss
 from genfusion_ns.loop.view_buffer import GeneratedViews
@@ -89,7 +89,7 @@ def test_captured_poses_at_full_frame(around):
     config = replace(SMALL, trajectories=("captured",))
     views = CapturedViews(windows, lambda i: ball(windows[i]).color, full=around)
     state = LoopState(GeneratedViews(SMALL.pool))
-    report = run_round(ball, views, state, config, recorder, 1, 0)
+    report = Loop(config, recorder, 0, state).round(1, ball, views)
     assert (report.clips, report.admitted) == (2, 7)
     cameras = [camera for clip, _ in recorder.seen for camera in clip.cameras]
     assert {(camera.width, camera.height) for camera in cameras} == {(32, 24)}
@@ -134,7 +134,7 @@ def test_template_is_limited(around):
 
 def test_identity_round_admits_the_renders(around):
     state = LoopState(GeneratedViews(SMALL.pool))
-    report = run_round(ball, captured(around), state, PLAIN, IdentityRepairer(), k=1000, seed=5)
+    report = Loop(PLAIN, IdentityRepairer(), 5, state).round(1000, ball, captured(around))
     assert (report.round, report.step, report.clips, report.admitted, report.pool) == (0, 1000, 6, 20, 20)
     assert report.change == 0
     assert 0.05 < report.coverage < 0.9
@@ -153,7 +153,7 @@ def test_identity_round_admits_the_renders(around):
 def test_repairer_gets_clips_and_the_nearest_photo(around):
     recorder = Recorder()
     state = LoopState(GeneratedViews(SMALL.pool))
-    run_round(ball, captured(around), state, replace(PLAIN, trajectories=("interpolate",)), recorder, 7, 0)
+    Loop(replace(PLAIN, trajectories=("interpolate",)), recorder, 0, state).round(7, ball, captured(around))
     assert len(recorder.seen) == 3
     for clip, reference in recorder.seen:
         assert clip.rgb.shape == (4, 24, 32, 3)
@@ -169,7 +169,7 @@ def test_pool_stays_bounded_and_new_views_replace_like_ones(around):
     config = replace(PLAIN, pool=25)
     state = LoopState(GeneratedViews(config.pool))
     for k in (1000, 2000, 3000):
-        run_round(ball, captured(around), state, config, IdentityRepairer(), k, 0)
+        Loop(config, IdentityRepairer(), 0, state).round(k, ball, captured(around))
         assert len(state.pool) <= 25
     # the path between the photos is the same in each round, the other one is not
     assert all(report.replaced >= 10 for report in state.reports[1:])
@@ -190,7 +190,7 @@ def test_round_takes_no_gradients_and_draws_no_global_numbers(around):
     expected = torch.rand(1)
     torch.manual_seed(3)
     state = LoopState(GeneratedViews(SMALL.pool))
-    run_round(render, captured(around), state, SMALL, IdentityRepairer(), 1, 0)
+    Loop(SMALL, IdentityRepairer(), 0, state).round(1, render, captured(around))
     assert torch.equal(torch.rand(1), expected)
 
 
@@ -204,7 +204,7 @@ def test_wrong_shapes_from_a_repairer_are_named(around):
 
     state = LoopState(GeneratedViews(SMALL.pool))
     with pytest.raises(ValueError, match="repairer 'halving' gave .*expected"):
-        run_round(ball, captured(around), state, SMALL, Halving(), 1, 0)
+        Loop(SMALL, Halving(), 0, state).round(1, ball, captured(around))
     assert len(state.pool) == 0
     assert state.round == 0
 
@@ -212,7 +212,7 @@ def test_wrong_shapes_from_a_repairer_are_named(around):
 def test_progress_is_shown_where_asked_for(around):
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     state = LoopState(GeneratedViews(SMALL.pool))
-    run_round(ball, captured(around), state, SMALL, IdentityRepairer(), 1, 0, console=console)
+    Loop(SMALL, IdentityRepairer(), 0, state).round(1, ball, captured(around), console=console)
     assert "round 1: identity, clip" in console.file.getvalue()
 
 
@@ -229,7 +229,7 @@ def test_in_a_log_a_round_is_never_silent_for_long(around, monkeypatch):
 
     console = Console(file=io.StringIO(), width=100)
     state = LoopState(GeneratedViews(SMALL.pool))
-    run_round(ball, captured(around), state, SMALL, Slow(), 1, 0, console=console)
+    Loop(SMALL, Slow(), 0, state).round(1, ball, captured(around), console=console)
     lines = console.file.getvalue().splitlines()
     assert lines[0] == "round 1: choosing views"
     assert any(line.startswith("round 1: slow, clip 1 of 6, ") for line in lines)
@@ -238,14 +238,14 @@ def test_in_a_log_a_round_is_never_silent_for_long(around, monkeypatch):
 
 def test_state_survives_a_checkpoint(around, tmp_path):
     state = LoopState(GeneratedViews(SMALL.pool))
-    run_round(ball, captured(around), state, PLAIN, IdentityRepairer(), 1000, 0)
+    Loop(PLAIN, IdentityRepairer(), 0, state).round(1000, ball, captured(around))
     torch.save(state.state_dict(), tmp_path / "loop.pt")
     resumed = LoopState(GeneratedViews(1))
     resumed.load_state_dict(torch.load(tmp_path / "loop.pt", weights_only=True))
     assert resumed.reports == state.reports
     assert resumed.round == 1
     for run in (state, resumed):
-        run_round(ball, captured(around), run, PLAIN, IdentityRepairer(), 2000, 0)
+        Loop(PLAIN, IdentityRepairer(), 0, run).round(2000, ball, captured(around))
     assert len(state.pool) == len(resumed.pool) >= 30
     for a, b in zip(state.pool.frames, resumed.pool.frames, strict=True):
         assert a.id == b.id
@@ -265,7 +265,7 @@ def test_render_clip_stacks_and_clamps(around):
 
 def one_frame(around, weight: float = 1.0):
     state = LoopState(GeneratedViews(SMALL.pool))
-    run_round(ball, captured(around), state, PLAIN, IdentityRepairer(), 1, 0)
+    Loop(PLAIN, IdentityRepairer(), 0, state).round(1, ball, captured(around))
     return replace(state.pool.frames[3], weight=weight)
 
 

@@ -12,7 +12,7 @@ from genfusion_ns.loop.captured import CapturedViews
 from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.plan import plan_round
 from genfusion_ns.loop.repairers.base import IdentityRepairer
-from genfusion_ns.loop.round import run_round
+from genfusion_ns.loop.round import Loop
 from genfusion_ns.loop.safety import SIDE, Prober
 from genfusion_ns.loop.state import LoopState
 from genfusion_ns.loop.view_buffer import GeneratedViews
@@ -107,7 +107,7 @@ def test_a_round_of_which_no_pose_is_safe_is_a_round(around):
 
     state = LoopState(GeneratedViews(99))
     orbit = replace(SMALL, trajectories=("orbit",))
-    report = run_round(closing_in, captured(far), state, orbit, IdentityRepairer(), 1, 0)
+    report = Loop(orbit, IdentityRepairer(), 0, state).round(1, closing_in, captured(far))
     assert (report.clips, report.admitted, state.round) == (0, 0, 1)
 
 

@@ -18,6 +18,7 @@ from genfusion_ns.loop.view_buffer import GeneratedFrame, Provenance
 from genfusion_ns.plugin.bridge import core_camera
 from genfusion_ns.plugin.datamanager import GenFusionDataManager, GenFusionDataManagerConfig
 from genfusion_ns.plugin.dataparser import GenFusionDataParserConfig
+from genfusion_ns.plugin.train_photos import full_frame
 
 
 def manager(scene: Path, test_mode: str = "val", parser=None, **settings) -> GenFusionDataManager:
@@ -76,7 +77,7 @@ def test_windows_are_reduced_as_much_as_full_photos(scene, mask):
     for i, view in enumerate(views.train_views()):
         assert view.image.shape == (8, 12, 3)
         assert torch.allclose(view.camera.K[:2, :2].float(), evaluated.get_intrinsics_matrices()[0, :2, :2])
-        full = views._full_frame(i, view.camera)
+        full = full_frame(view.camera, *views._windows[i])
         assert (full.width, full.height) == (24, 16)
         assert torch.allclose(full.K.float(), evaluated.get_intrinsics_matrices()[0], atol=1e-4)
 
@@ -140,7 +141,7 @@ def test_generated_views_are_served_while_lambda_is_positive(scene):
 def test_photos_that_judge_rounds_train_only_once_the_loop_has_ended(scene):
     views = manager(scene)
     views.set_run_length(7000)
-    views._loop.hold_out_from = 2
+    views.loop.config.hold_out_from = 2
     count = len(views.train_dataset)
     judging = held_out(count, 2)
 
@@ -150,7 +151,7 @@ def test_photos_that_judge_rounds_train_only_once_the_loop_has_ended(scene):
     for first in (0, 900, 3000, 5900 - 2 * count):
         assert shown(first) == set(range(count)) - set(judging)
     assert shown(6000) == set(range(count))
-    views._loop.every = 0
+    views.loop.config.every = 0
     assert shown(0) == set(range(count))
 
 

@@ -114,20 +114,18 @@ def test_guidance_goes_only_to_weights_that_sample(cuda, folders):
         assert ("guidance on" in told[0]) == (wanted == 2.2)
 
 
-def test_a_round_without_memory_is_skipped_with_a_message(monkeypatch, capsys):
+def test_a_round_without_memory_is_skipped_with_a_message(capsys):
     from genfusion_ns.plugin import datamanager
 
     def full(*args, **kwargs):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 12.60 GiB.")
 
-    monkeypatch.setattr(datamanager, "run_round", full)
     saved: list[Path] = []
     pool = SimpleNamespace(save=saved.append)
     views = SimpleNamespace(
         rounds=SimpleNamespace(wants_round=lambda *_: True),
-        _loop=SimpleNamespace(is_round_due=lambda *_: False),
+        loop=SimpleNamespace(config=SimpleNamespace(is_round_due=lambda *_: False), round=full),
         run_length=10,
-        _repairer=SimpleNamespace(name="diffusion"),
         _captured_views=lambda model: ([], []),
         loop_state=SimpleNamespace(pool=pool, unfinished=False),
         config=SimpleNamespace(seed=0),

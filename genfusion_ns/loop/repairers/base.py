@@ -59,6 +59,7 @@ class RepairedClip:
     """Whether the disparity is 1 / z-depth in world units, and the colours are the photos' own."""
 
 
+@runtime_checkable
 class Repairer(Protocol):
     """Repairs clips of renders. It decides nothing about cameras, schedule or weights."""
 

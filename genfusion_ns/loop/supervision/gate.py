@@ -18,7 +18,6 @@ from genfusion_ns.cameras import Camera
 from genfusion_ns.gaussians.keeper import SplatKeeper
 from genfusion_ns.gaussians.losses import psnr, sharpness, ssim
 from genfusion_ns.loop.captured import CapturedViews, reduced_photo
-from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.plan import evenly
 from genfusion_ns.loop.state import LoopState
 from genfusion_ns.raster.api import Render
@@ -98,7 +97,6 @@ def judge_last_round(
     photos: CapturedViews,
     held: bool,
     state: LoopState,
-    config: LoopConfig,
     splats: SplatKeeper | None = None,
 ) -> None:
     """Settle the last round of `state`, if it is still open, by the renders as they are now.

@@ -14,7 +14,7 @@ from genfusion_ns.errors import UserError
 from genfusion_ns.loop.captured import SeenViews
 from genfusion_ns.loop.config import DiffusionConfig, LoopConfig
 from genfusion_ns.loop.repairers.base import HoldsDevice, NeedsFiles
-from genfusion_ns.loop.round import CapturedViews, render_clip, run_round
+from genfusion_ns.loop.round import CapturedViews, Loop, render_clip
 from genfusion_ns.loop.state import LoopState
 from genfusion_ns.loop.supervision import refine
 from genfusion_ns.loop.supervision.refine import with_photos
@@ -147,7 +147,7 @@ def test_a_round_releases_the_device_and_notes_the_weights(around, weights, monk
     repairer.release = lambda: released.append(True)
     state = LoopState(GeneratedViews(50))
     views = CapturedViews(around, lambda i: ball(around[i]).color)
-    run_round(ball, views, state, config(weights), repairer, k=10, seed=0)
+    Loop(config(weights), repairer, 0, state).round(10, ball, views)
     assert released == [True]
     assert {f.provenance.fingerprint for f in state.pool.frames} == {repairer.fingerprint}
     assert "diffusion" in sys.modules

@@ -15,7 +15,7 @@ from rich.console import Console
 from genfusion_ns.loop.captured import CapturedViews
 from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.repairers.base import IdentityRepairer
-from genfusion_ns.loop.round import run_round
+from genfusion_ns.loop.round import Loop
 from genfusion_ns.loop.round_table import round_line, round_table
 from genfusion_ns.loop.state import LoopState
 from genfusion_ns.loop.supervision import gate
@@ -161,14 +161,14 @@ class Keeper:
 
 def judge(render, state, keeper=None, held=SPARED) -> None:
     """At the end of the loop."""
-    gate.judge_last_round(render, photos(held or CAPTURED), bool(held), state, CONFIG, keeper)
+    gate.judge_last_round(render, photos(held or CAPTURED), bool(held), state, keeper)
 
 
 def rounds(*splats, keeper=None, held=SPARED) -> LoopState:
     """One round per stage of the splats, then the end of the loop with the last stage."""
     state = LoopState(GeneratedViews(99))
     for k, render in enumerate(splats[:-1]):
-        run_round(render, photos(), state, CONFIG, IdentityRepairer(), k, 0, splats=keeper, held=photos(held))
+        Loop(CONFIG, IdentityRepairer(), 0, state).round(k, render, photos(), splats=keeper, held=photos(held))
     judge(splats[-1], state, keeper, held)
     return state
 
@@ -235,7 +235,7 @@ def test_a_round_of_lies_is_refused_before_it_can_teach(held, caplog):
     state, keeper = LoopState(GeneratedViews(99)), Keeper()
     liar = OracleRepairer(textured, 0.02, wrong=lie, wrong_every=1)
     with caplog.at_level(logging.WARNING):
-        report = run_round(spoiled(0.3), photos(), state, CONFIG, liar, 7, 0, splats=keeper, held=photos(held))
+        report = Loop(CONFIG, liar, 0, state).round(7, spoiled(0.3), photos(), splats=keeper, held=photos(held))
     assert (report.clips, report.clips_refused, report.admitted, report.added) == (1, 1, 0, 0)
     assert (report.outcome, report.before) == ("refused", None)
     assert len(state.pool) == 0
@@ -248,7 +248,7 @@ def test_a_round_of_lies_is_refused_before_it_can_teach(held, caplog):
 def test_the_true_clips_of_a_round_are_kept():
     state, two = LoopState(GeneratedViews(99)), replace(CONFIG, frames=8)
     half = OracleRepairer(textured, 0.02, wrong=lie, wrong_every=2)
-    report = run_round(spoiled(0.3), photos(), state, two, half, 7, 0)
+    report = Loop(two, half, 0, state).round(7, spoiled(0.3), photos())
     assert (report.clips, report.clips_refused, report.admitted, report.outcome) == (2, 1, 4, "open")
     assert {frame.provenance.clip for frame in state.pool.frames} == {1}
     assert all(frame.agreement > 0.9 for frame in state.pool.frames)
@@ -257,7 +257,7 @@ def test_the_true_clips_of_a_round_are_kept():
 def test_clips_that_no_photo_reaches_are_taken_on_trust_at_half_weight():
     state = LoopState(GeneratedViews(99))
     render = lambda camera: replace(textured(camera), alpha=0 * textured(camera).alpha)  # noqa: E731
-    report = run_round(render, photos(), state, CONFIG, OracleRepairer(textured), 8, 0)
+    report = Loop(CONFIG, OracleRepairer(textured), 0, state).round(8, render, photos())
     assert (report.clips, report.clips_unjudged, report.clips_refused) == (1, 1, 0)
     assert state.pool.frames and all(f.agreement == f.weight == 0.5 for f in state.pool.frames)
 
@@ -266,7 +266,7 @@ def test_rolled_back_frames_and_retired_ones_survive_a_checkpoint(tmp_path):
     state = LoopState(GeneratedViews(99))
     same = replace(CONFIG, trajectories=("interpolate",))
     for k in range(2):
-        run_round(textured, photos(), state, same, OracleRepairer(textured), k, 0, held=photos(SPARED))
+        Loop(same, OracleRepairer(textured), 0, state).round(k, textured, photos(), held=photos(SPARED))
     assert len(state.retired) == 4
     torch.save(state.state_dict(), tmp_path / "loop.pt")
     resumed = LoopState(GeneratedViews(1))
