@@ -39,7 +39,7 @@ def trained(scene, tmp_path_factory) -> tuple[Path, str]:
     config.max_num_iterations = 200
     config.pipeline.datamanager.max_seed_points = 400
     config.pipeline.datamanager.initial_points = "all"
-    config.pipeline.datamanager.loop.repairer = "identity"  # quick
+    config.pipeline.datamanager.loop.repairer = "classical"  # quick
     config.pipeline.model.densifier.reset_every = 0  # so short a run would not recover
     config.set_timestamp()
     config.save_config()

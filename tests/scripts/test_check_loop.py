@@ -32,7 +32,8 @@ from loop import ROWS, pictures_of
     ],
 )
 def test_every_seed_has_to_pass(row, gains, passes):
-    assert ROWS[row].passes(gains) == passes
+    assert ROWS[row].passes(gains, [0.9, 0.6]) == passes
+    assert not ROWS[row].passes(gains, [0.9, 0.59])  # fog
 
 
 def test_pictures_are_the_scenes_own_in_the_runs_coordinates():
