@@ -3,20 +3,35 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("genfusion_ns", "diffusion")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 ABOVE = ("genfusion_ns/plugin/", "genfusion_ns/benchmark/", "genfusion_ns/commands/")
 """What knows Nerfstudio."""
+FLOORS = (
+    ("raster", "synthetic"),
+    ("gaussians", "data"),
+    ("stereo",),
+    ("loop",),
+    ("training_data",),
+    ("plugin",),
+    ("benchmark",),
+    ("commands",),
+)
+"""Folders of genfusion_ns, each above all that it may import; single files lie below them."""
 HEAVY = ("torchvision", "open3d", "pycolmap", "diffusers", "transformers", "nerfstudio", "viser")
 
 
 def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def imported_modules(tree: ast.AST) -> set[str]:
@@ -34,7 +49,7 @@ def offenders(rule) -> list[str]:
     """file:line of every node that breaks a rule."""
     found = []
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if rule(node, relative(path)):
                 found.append(f"{relative(path)}:{getattr(node, 'lineno', 0)}")
     return found
@@ -43,7 +58,7 @@ def offenders(rule) -> list[str]:
 def imports_from(package: str, files) -> list[str]:
     found = []
     for path in files:
-        modules = imported_modules(ast.parse(path.read_text(encoding="utf-8")))
+        modules = imported_modules(parsed(path))
         found += [f"{relative(path)} imports {m}" for m in modules if m.split(".")[0] == package]
     return found
 
@@ -65,8 +80,25 @@ def test_the_core_does_not_import_what_stands_on_it():
     for path in FILES:
         if relative(path).startswith((*ABOVE, "diffusion/")):
             continue
-        modules = imported_modules(ast.parse(path.read_text(encoding="utf-8")))
+        modules = imported_modules(parsed(path))
         found += [relative(path) for m in modules if m.replace(".", "/").startswith(tuple(a[:-1] for a in ABOVE))]
+    assert found == []
+
+
+def test_no_folder_imports_one_above_it():
+    floor = {name: i for i, names in enumerate(FLOORS) for name in names}
+    folders = {name for names in FLOORS for name in names}
+    assert folders == {p.name for p in (ROOT / "genfusion_ns").iterdir() if (p / "__init__.py").is_file()}
+    found = []
+    for path in FILES:
+        package, *rest = relative(path).split("/")
+        if package != "genfusion_ns":
+            continue
+        own = floor.get(rest[0], -1)
+        for module in imported_modules(parsed(path)):
+            other = module.removeprefix("genfusion_ns.").split(".")[0]
+            if module.startswith("genfusion_ns.") and other != rest[0] and floor.get(other, -1) > own:
+                found.append(f"{relative(path)} imports {module}")
     assert found == []
 
 
@@ -117,7 +149,7 @@ def test_nothing_is_left_to_do():
 def test_every_module_and_public_name_says_what_it_is():
     found = []
     for path in FILES:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = parsed(path)
         if tree.body and ast.get_docstring(tree) is None:
             found.append(relative(path))
         for node in tree.body:
@@ -127,24 +159,15 @@ def test_every_module_and_public_name_says_what_it_is():
     assert found == []
 
 
-@pytest.mark.parametrize("limit", [400])
-def test_files_stay_readable(limit):
+def test_files_stay_readable(limit=400):
     lengths = {relative(path): len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
     assert {name: n for name, n in lengths.items() if n > limit} == {}
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "genfusion_ns",
-        "genfusion_ns.loop.round",
-        "genfusion_ns.gaussians.densify",
-        "genfusion_ns.gaussians.mesh",
-        "genfusion_ns.gaussians.losses",
-    ],
-)
-def test_core_imports_nothing_heavy(module):
-    code = f"import sys, {module}\nsys.stdout.write(','.join(m for m in {HEAVY!r} if m in sys.modules))"
+def test_core_imports_nothing_heavy():
+    core = ("loop.round", "gaussians.densify", "gaussians.mesh", "gaussians.losses")
+    modules = ", ".join(f"genfusion_ns.{name}" for name in core)
+    code = f"import sys, {modules}\nsys.stdout.write(','.join(m for m in {HEAVY!r} if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == ""
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from diffusion.inputs.clips import save_image, temporary_path
+from diffusion.files import replacing
+from diffusion.inputs.clips import save_image
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,6 @@ def write_video(path: Path, frames: NDArray[np.uint8], fps: int = 8) -> Path:
     Returns:
         The path written: `path`, or `path` with the ending .gif.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         import av
     except ImportError:
@@ -67,20 +66,17 @@ def write_video(path: Path, frames: NDArray[np.uint8], fps: int = 8) -> Path:
         return _write_gif(path.with_suffix(".gif"), frames, fps)
     # H.264 in its common form wants even sides.
     even = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
-    temporary = temporary_path(path)
-    with av.open(str(temporary), "w") as container:
+    with replacing(path) as temporary, av.open(str(temporary), "w") as container:
         stream = container.add_stream("libx264", rate=fps)
         stream.height, stream.width, stream.pix_fmt = even.shape[1], even.shape[2], "yuv420p"
         for frame in even:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode())
-    os.replace(temporary, path)
     return path
 
 
 def _write_gif(path: Path, frames: NDArray[np.uint8], fps: int) -> Path:
     images = [Image.fromarray(frame) for frame in frames]
-    temporary = temporary_path(path)
-    images[0].save(temporary, save_all=True, append_images=images[1:], duration=1000 // fps, loop=0)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        images[0].save(temporary, save_all=True, append_images=images[1:], duration=1000 // fps, loop=0)
     return path

@@ -13,7 +13,6 @@ and an .npz file the arrays `rgb` [T,H,W,3], and if present `depth` [T,H,W] or [
 
 from __future__ import annotations
 
-import os
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from diffusion.errors import UserError
+from diffusion.files import replacing
 
 Array = NDArray[np.float32]
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -86,23 +86,14 @@ def write_repaired(folder: Path, rgb: Array, disparity: Array | None, names: lis
         for name, frame in zip(names, disparity, strict=True):
             image = Image.fromarray((frame[..., 0] * 65535 + 0.5).clip(0, 65535).astype(np.uint16))
             save_image(image, folder / "disparity" / f"{name}.png")
-    target = folder / "repaired.npz"
-    temporary = temporary_path(target)
-    np.savez_compressed(temporary, **arrays)  # pyright: ignore[reportArgumentType]
-    os.replace(temporary, target)
+    with replacing(folder / "repaired.npz") as temporary:
+        np.savez_compressed(temporary, **arrays)  # pyright: ignore[reportArgumentType]
 
 
 def save_image(image: Image.Image, path: Path) -> None:
     """Save by way of a temporary file in the same folder, which is made if it isn't there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(path)
-    image.save(temporary)
-    os.replace(temporary, path)
-
-
-def temporary_path(path: Path) -> Path:
-    """Where to write before `os.replace`: beside the target, and with its ending, which writers go by."""
-    return path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    with replacing(path) as temporary:
+        image.save(temporary)
 
 
 def _read_folder(folder: Path) -> Clip:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diffusion.errors import UserError
-from diffusion.inputs.clips import temporary_path
+from diffusion.files import temporary_path
 
 log = logging.getLogger(__name__)
 

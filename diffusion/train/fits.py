@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diffusion.errors import UserError
-from diffusion.inputs.clips import temporary_path
+from diffusion.files import temporary_path
 from diffusion.inputs.source_views import ClipCameras, SourceView
 
 FARTHEST = 3e4

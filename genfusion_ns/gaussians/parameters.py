@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -17,9 +17,7 @@ import torch
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from genfusion_ns.cameras import Camera, pixel_rays
 from genfusion_ns.errors import UserError
-from genfusion_ns.geometry import focus_point, positions
 from genfusion_ns.seeding import generator
 
 log = logging.getLogger(__name__)
@@ -86,7 +84,7 @@ def init_gaussians(
         normals: [N, 3] unit normals of the surface at each point, 0 where unknown.
 
     Raises:
-        UserError: no usable point is left (`random_points_in_view` makes some).
+        UserError: no usable point is left.
     """
     usable = xyz.isfinite().all(dim=-1)
     if not bool(usable.any()):
@@ -151,35 +149,4 @@ def random_rotations(n: int, seed: int) -> Tensor:
 def random_points(n: int, half_side: float, seed: int) -> tuple[Tensor, Tensor]:
     """xyz [n, 3] uniform in the cube [-half_side, half_side]^3, and grey rgb [n, 3]."""
     xyz = (torch.rand(n, 3, generator=generator(seed, "points in cube")) * 2.0 - 1.0) * half_side
-    return xyz, torch.full((n, 3), 0.5)
-
-
-def random_points_in_view(
-    cameras: Sequence[Camera], n: int, seed: int, near: float | None = None, far: float | None = None
-) -> tuple[Tensor, Tensor]:
-    """Grey points inside the views' frusta, for scenes without a point cloud.
-
-    Each view in turn gets a uniform pixel and a depth whose logarithm is uniform in [near, far]; by default from 0.3
-    to 3 times the median distance of the cameras from the point that they look at.
-
-    Returns:
-        xyz [n, 3] and rgb [n, 3], all 0.5.
-
-    Raises:
-        UserError: there is no camera.
-    """
-    if not cameras:
-        raise UserError("found no camera to sample initial points for; expected at least 1 training view.")
-    distance = float((positions(cameras) - focus_point(cameras)).norm(dim=-1).median())
-    low, high = near or 0.3 * distance, far or 3.0 * distance
-    random = torch.rand(n, 3, generator=generator(seed, "points in view"))
-    depth = low * (high / low) ** random[:, 2]
-    xyz = torch.empty(n, 3)
-    for i, camera in enumerate(cameras):
-        rows = slice(i, None, len(cameras))
-        corner, opposite = pixel_rays(camera)[0, 0].cpu(), pixel_rays(camera)[-1, -1].cpu()
-        rays = torch.ones(len(xyz[rows]), 3)
-        rays[:, :2] = corner[:2] + random[rows, :2] * (opposite - corner)[:2]
-        c2w = camera.c2w.cpu()
-        xyz[rows] = (rays * depth[rows, None]) @ c2w[:3, :3].T.float() + c2w[:3, 3].float()
     return xyz, torch.full((n, 3), 0.5)

@@ -6,7 +6,6 @@ asks for a round every K steps.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,9 +17,8 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from genfusion_ns.cameras import Camera
-from genfusion_ns.data.colmap import ColmapModel, find_model, read_model
-from genfusion_ns.data.mask import Window, fixed_window, moving_window
-from genfusion_ns.data.points import InitialPoints, initial_points
+from genfusion_ns.data.colmap import find_model, read_model
+from genfusion_ns.data.mask import Window
 from genfusion_ns.data.views import TrainView
 from genfusion_ns.files import write_errors
 from genfusion_ns.loop.contact_sheet import MostChanged
@@ -35,11 +33,11 @@ from genfusion_ns.plugin.bridge import core_cameras
 from genfusion_ns.plugin.clock import Clock, duration
 from genfusion_ns.plugin.data_config import GenFusionDataManagerConfig
 from genfusion_ns.plugin.dataparser import subset
-from genfusion_ns.plugin.first_splats import find_depth
+from genfusion_ns.plugin.first_splats import find_depth, seed_points
 from genfusion_ns.plugin.model import NORMALS_KEY, GenFusionModel
 from genfusion_ns.plugin.panel import RoundsPanel, round_steps_after
 from genfusion_ns.plugin.round_log import log_round
-from genfusion_ns.seeding import generator, order_index
+from genfusion_ns.seeding import order_index
 from genfusion_ns.stereo.capture_depth import CaptureDepth
 from genfusion_ns.stereo.posed_photos import PhotoDepth
 from genfusion_ns.stereo.surfels import first_splats
@@ -113,9 +111,11 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
             self.device = device
         dataset = self.train_dataset if split == "train" else self.eval_dataset
         for i, data in enumerate(cache):
-            window = self._window(i, data["image"]) if split == "train" else None
+            height, width = data["image"].shape[:2]
+            window = None
+            if split == "train":
+                window = train_photos.seen_window(self.config.mask, self._image_id(i), width, height)
             if window is not None:
-                height, width = data["image"].shape[:2]
                 self._windows[i] = window, (width, height)
             train_photos.fit_photo(data, dataset.cameras, i, window, self.config.max_image_side)
             for name in ("image", "mask"):
@@ -123,15 +123,6 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
                     data[name] = data[name].to(device) if cache_images_device == "gpu" else data[name].pin_memory()
         self.train_cameras = self.train_dataset.cameras.to(device)
         return cache
-
-    def _window(self, i: int, image: torch.Tensor) -> Window | None:
-        """The part of training photo `i` that is seen, by its place among all photos of the scene."""
-        height, width = image.shape[:2]
-        if self.config.mask == "none":
-            return None
-        if self.config.mask == "fixed":
-            return fixed_window(width, height)
-        return moving_window(self._image_id(i), width, height)
 
     def _image_id(self, i: int) -> int:
         """Place of training photo `i` in the name-sorted list of the whole scene."""
@@ -155,49 +146,27 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
 
     def _add_initial_points(self) -> None:
         """Put the first splats' places into the metadata, where Nerfstudio's pipeline looks for them."""
-        metadata = self.train_dataparser_outputs.metadata
+        config, metadata = self.config, self.train_dataparser_outputs.metadata
         data = Path(self.get_datapath())
         folder = find_model(data.parent if data.suffix else data)
-        cloud = None
-        if "points3D_xyz" in metadata:
-            cloud = metadata["points3D_xyz"].numpy(), metadata["points3D_rgb"].numpy()
         model = read_model(folder) if folder is not None else None
-        if self.config.initial_points == "depth":
-            return self._start_on_surfaces(model)
-        found = initial_points(
-            self.train_views(),
-            model,
-            target=self.config.max_seed_points,
-            mode=self.config.initial_points,
-            cloud=cloud,
-            seed=self.config.seed,
-        )
-        self._log_points(found)
-        order = torch.randperm(len(found.xyz), generator=generator(self.config.seed, "seed points"))
-        kept = order[: self.config.max_seed_points].sort().values
-        metadata["points3D_xyz"] = torch.from_numpy(found.xyz)[kept]
-        metadata["points3D_rgb"] = torch.from_numpy(found.rgb)[kept]
-
-    def _start_on_surfaces(self, model: ColmapModel | None) -> None:
-        """Put the splats that the photos' depth shows into the metadata."""
-        config, views = self.config, self.train_views()
-        self.depth, tracks = find_depth(
-            views, model, config.depth_estimator, config.depth_side, config.depth_folder, self.device
-        )
-        found = first_splats(views, self.depth.photos, self.depth.depths, tracks, config.max_seed_points, config.seed)
-        metadata = self.train_dataparser_outputs.metadata
-        metadata["points3D_xyz"], metadata["points3D_rgb"] = found.xyz, (found.rgb * 255).round().to(torch.uint8)
-        # the model is given the dataset's metadata, which is a copy
-        self.train_dataset.metadata[NORMALS_KEY] = found.normals
-
-    @staticmethod
-    def _log_points(found: InitialPoints) -> None:
-        CONSOLE.print(
-            f"[bold]genfusion:[/] {len(found.xyz):,} initial points, {found.measured:,} measured; {found.source}.",
-            soft_wrap=True,
-        )
-        for note in found.notes:
-            CONSOLE.print(f"[yellow]note:[/] {note}", soft_wrap=True)
+        if config.initial_points == "depth":
+            views = self.train_views()
+            self.depth, tracks = find_depth(
+                views, model, config.depth_estimator, config.depth_side, config.depth_folder, self.device
+            )
+            found = first_splats(
+                views, self.depth.photos, self.depth.depths, tracks, config.max_seed_points, config.seed
+            )
+            xyz, rgb = found.xyz, (found.rgb * 255).round().to(torch.uint8)
+            # the model is given the dataset's metadata, which is a copy
+            self.train_dataset.metadata[NORMALS_KEY] = found.normals
+        else:
+            cloud = (metadata["points3D_xyz"], metadata["points3D_rgb"]) if "points3D_xyz" in metadata else None
+            xyz, rgb = seed_points(
+                self.train_views(), model, config.max_seed_points, config.initial_points, cloud, config.seed
+            )
+        metadata["points3D_xyz"], metadata["points3D_rgb"] = xyz, rgb
 
     # -- views of a step -----------------------------------------------------------------------------------------
 
@@ -334,8 +303,8 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         if step + 1 == self._loop.until and self.loop_state.reports:
             training, judging = self._captured_views(model)
             spared = len(judging.cameras) > 0
-            train_photos = judging if spared else training
-            judge_last_round(model.render, train_photos, spared, self.loop_state, self._loop, model.trained_splats())
+            photos = judging if spared else training
+            judge_last_round(model.render, photos, spared, self.loop_state, self._loop, model.trained_splats())
             with write_errors(folder.parent, DISK_ADVICE):
                 self.loop_state.pool.save(folder)
             self.rounds.update(self.loop_state, self._loop, step + 1, self.run_length)
@@ -356,26 +325,17 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         """The photos that train beside generated views, and those that judge these."""
         cameras = self.captured_cameras()
         judging = held_out(len(cameras), self._loop.hold_out_from)
-        training = [i for i in range(len(cameras)) if i not in judging]
+        training, masked = [i for i in range(len(cameras)) if i not in judging], self.config.mask != "none"
 
         def views(ids: list[int]) -> CapturedViews:
             return CapturedViews(
                 [cameras[i] for i in ids],
                 lambda j: model.get_gt_img(self.cached_train[ids[j]]["image"])[..., :3],
-                [self._full_frame(i, cameras[i]) for i in ids] if self.config.mask != "none" else None,
+                [train_photos.full_frame(cameras[i], *self._windows[i]) for i in ids] if masked else None,
                 None if self.depth is None else (lambda j, depths=self.depth.depths: depths[ids[j]]),
             )
 
         return views(training), views(judging)
-
-    def _full_frame(self, i: int, camera: Camera) -> Camera:
-        """The whole photo's camera at the scale of the window that is trained on."""
-        window, (width, height) = self._windows[i]
-        scale = camera.width / window.width
-        K = camera.K.clone()
-        K[0, 2] += window.x * scale
-        K[1, 2] += window.y * camera.height / window.height
-        return replace(camera, K=K, width=round(width * scale), height=round(height * camera.height / window.height))
 
     def get_extra_state(self) -> dict[str, Any]:
         """The loop's state: tensors and plain scalars."""

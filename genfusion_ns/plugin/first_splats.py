@@ -1,4 +1,4 @@
-"""The first splats of a run: from the photos' depth, with a progress bar and a line that says what was found."""
+"""The first splats of a run, from the photos' depth or from points, and a line that says what was found."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 import torch
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from genfusion_ns.data.colmap import ColmapModel
-from genfusion_ns.data.points import measured_points
+from genfusion_ns.data.points import PointsMode, initial_points, measured_points
 from genfusion_ns.data.triangulate import Triangulated
 from genfusion_ns.data.views import TrainView
 from genfusion_ns.files import write_atomic
+from genfusion_ns.seeding import generator
 from genfusion_ns.stereo.capture_depth import FILE_NAME, CaptureDepth, capture_depth
 from genfusion_ns.stereo.estimator import create_estimator
 
@@ -53,3 +55,24 @@ def find_depth(
     for note in notes:
         CONSOLE.print(f"[yellow]genfusion:[/] {note}", soft_wrap=True)
     return found, tracks
+
+
+def seed_points(
+    views: Sequence[TrainView],
+    model: ColmapModel | None,
+    target: int,
+    mode: PointsMode,
+    cloud: tuple[Tensor, Tensor] | None,
+    seed: int,
+) -> tuple[Tensor, Tensor]:
+    """xyz and rgb of at most `target` first points, thinned at random; see `initial_points` for the arguments."""
+    arrays = None if cloud is None else (cloud[0].numpy(), cloud[1].numpy())
+    found = initial_points(views, model, target=target, mode=mode, cloud=arrays, seed=seed)
+    CONSOLE.print(
+        f"[bold]genfusion:[/] {len(found.xyz):,} initial points, {found.measured:,} measured; {found.source}.",
+        soft_wrap=True,
+    )
+    for note in found.notes:
+        CONSOLE.print(f"[yellow]note:[/] {note}", soft_wrap=True)
+    kept = torch.randperm(len(found.xyz), generator=generator(seed, "seed points"))[:target].sort().values
+    return torch.from_numpy(found.xyz)[kept], torch.from_numpy(found.rgb)[kept]

@@ -4,6 +4,7 @@ kept exact."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -15,7 +16,8 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genfusion_ns.data.mask import Window
+from genfusion_ns.cameras import Camera
+from genfusion_ns.data.mask import Window, fixed_window, moving_window
 from genfusion_ns.data.validate import validate_scene
 from genfusion_ns.errors import UserError
 from genfusion_ns.plugin.dataparser import subset
@@ -50,6 +52,26 @@ def fit_photo(data: dict[str, Any], cameras: Cameras, index: int, window: Window
     cameras.fx[index] *= x_scale
     cameras.fy[index] *= y_scale
     cameras.width[index], cameras.height[index] = size
+
+
+def seen_window(mask: str, number: int, width: int, height: int) -> Window | None:
+    """The part of a training photo that is seen, by the photo's place among all of the scene; None = all of it.
+
+    Args:
+        mask: "none", "fixed" or "moving".
+    """
+    if mask == "none":
+        return None
+    return fixed_window(width, height) if mask == "fixed" else moving_window(number, width, height)
+
+
+def full_frame(camera: Camera, window: Window, size: tuple[int, int]) -> Camera:
+    """The whole photo's camera, of width and height `size`, at the scale of the window that is trained on."""
+    across, down = camera.width / window.width, camera.height / window.height
+    K = camera.K.clone()
+    K[0, 2] += window.x * across
+    K[1, 2] += window.y * down
+    return replace(camera, K=K, width=round(size[0] * across), height=round(size[1] * down))
 
 
 def _cut(image: Tensor, window: Window, size: tuple[int, int], interpolation: int) -> Tensor:

@@ -6,7 +6,6 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from genfusion_ns.cameras import Camera, invert_rigid, look_at, project
 from genfusion_ns.errors import UserError
 from genfusion_ns.gaussians import parameters
 
@@ -105,27 +104,6 @@ def test_broken_points_are_dropped_and_said(caplog):
 def test_no_points(xyz):
     with pytest.raises(UserError, match=r"found \d initial points, none of them finite; expected at least 1"):
         parameters.init_gaussians(xyz, torch.zeros_like(xyz), 3)
-
-
-def test_random_points_lie_in_view():
-    K = torch.tensor([[50.0, 0, 40.0], [0, 50.0, 10.0], [0, 0, 1]])
-    up = torch.tensor([0.0, 0.0, 1.0])
-    cameras = [
-        Camera(invert_rigid(look_at(torch.tensor(p), torch.zeros(3), up)), K, 60, 40)
-        for p in ([3.0, 0.0, 1.0], [0.0, 3.0, 1.0], [-3.0, 0.0, 2.0])
-    ]
-    xyz, rgb = parameters.random_points_in_view(cameras, 300, seed=0)
-    assert xyz.shape == rgb.shape == (300, 3)
-    for i, camera in enumerate(cameras):
-        pixels, depth = project(xyz[i::3], camera)
-        assert (pixels >= 0).all()
-        assert (pixels <= torch.tensor([60, 40])).all()
-        assert depth.min() > 0.2 * 3
-        assert depth.max() < 3.3 * 3.6
-    again, _ = parameters.random_points_in_view(cameras, 300, seed=0)
-    assert torch.equal(xyz, again)
-    with pytest.raises(UserError, match="no camera"):
-        parameters.random_points_in_view([], 10, 0)
 
 
 def test_random_points_in_a_cube():

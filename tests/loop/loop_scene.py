@@ -1,9 +1,14 @@
 """Cameras, and renders without a rasteriser."""
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
 from genfusion_ns.cameras import Camera, invert_rigid, look_at, pixel_rays
+from genfusion_ns.geometry import focus_point, positions
 from genfusion_ns.raster.api import Render
+from genfusion_ns.seeding import generator
 
 K = torch.tensor([[30.0, 0, 16.0], [0, 30.0, 12.0], [0, 0, 1]])
 
@@ -50,3 +55,19 @@ def ball_of(camera: Camera, radius: float) -> Render:
     return Render(
         small.color, small.alpha, small.depth * radius, small.median_depth * radius, *list(vars(small).values())[4:]
     )
+
+
+def points_in_view(cameras: Sequence[Camera], n: int) -> tuple[Tensor, Tensor]:
+    """Grey points xyz, rgb [n, 3] inside the views' frusta: in each a uniform pixel, and a depth whose logarithm is
+    uniform from 0.3 to 3 times the median distance from the point that the cameras look at."""
+    distance = float((positions(cameras) - focus_point(cameras)).norm(dim=-1).median())
+    random = torch.rand(n, 3, generator=generator(0, "points in view"))
+    depth = 0.3 * distance * 10.0 ** random[:, 2]
+    xyz = torch.empty(n, 3)
+    for i, camera in enumerate(cameras):
+        rows = slice(i, None, len(cameras))
+        corner, opposite = pixel_rays(camera)[0, 0], pixel_rays(camera)[-1, -1]
+        rays = torch.ones(len(xyz[rows]), 3)
+        rays[:, :2] = corner[:2] + random[rows, :2] * (opposite - corner)[:2]
+        xyz[rows] = (rays * depth[rows, None]) @ camera.c2w[:3, :3].T.float() + camera.c2w[:3, 3].float()
+    return xyz, torch.full((n, 3), 0.5)

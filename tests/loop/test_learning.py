@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from loop_scene import aimed, textured
+from loop_scene import aimed, points_in_view, textured
 from oracle import OracleRepairer
 from torch.nn import Parameter, ParameterDict
 
 from genfusion_ns.gaussians.densify_sparse import SparsityAwareDensifier
 from genfusion_ns.gaussians.keeper import TrainedSplats
 from genfusion_ns.gaussians.losses import photometric, psnr
-from genfusion_ns.gaussians.parameters import activate, init_gaussians, random_points_in_view
+from genfusion_ns.gaussians.parameters import activate, init_gaussians
 from genfusion_ns.geometry import scene_extent
 from genfusion_ns.loop.captured import CapturedViews
 from genfusion_ns.loop.config import LoopConfig
@@ -38,7 +38,7 @@ class Training:
 
     def __init__(self, repairer=None, loop: LoopConfig = LOOP) -> None:
         self.repairer, self.loop = repairer, loop
-        xyz, rgb = random_points_in_view(CAPTURED, 700, 0)
+        xyz, rgb = points_in_view(CAPTURED, 700)
         self.params = ParameterDict({n: Parameter(v) for n, v in init_gaussians(xyz, rgb, 0).items()})
         self.optimizers = {
             name: torch.optim.Adam([p], lr=LEARNING_RATES.get(name, 5e-2), eps=1e-15) for name, p in self.params.items()
