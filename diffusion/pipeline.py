@@ -24,6 +24,7 @@ from diffusion.fuse import FusedClip, fuse_clip
 from diffusion.inputs.preprocess import latent_opacity, letterbox
 from diffusion.inputs.repair_inputs import RepairInputs, check_inputs, check_numbers, check_shape, network_clips
 from diffusion.loading import check_folder, loading_errors_in_one_line, locate_weights
+from diffusion.models.denoiser import LiteVideoUNet
 from diffusion.models.fusion import FusionNetwork
 from diffusion.models.resampler import Resampler
 from diffusion.models.unet import RGBDVideoUNet
@@ -84,7 +85,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
     _optional_components = ["image_encoder", "fusion", "unet", "vae", "resampler", "scheduler"]
     _callback_tensor_inputs = ["latents"]
 
-    unet: RGBDVideoUNet
+    unet: RGBDVideoUNet | LiteVideoUNet
     vae: Autoencoder
     resampler: Resampler
     scheduler: RescaledDDIMScheduler | RescaledDPMSolverScheduler
@@ -93,7 +94,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        unet: RGBDVideoUNet | None = None,
+        unet: RGBDVideoUNet | LiteVideoUNet | None = None,
         vae: Autoencoder | None = None,
         resampler: Resampler | None = None,
         scheduler: RescaledDDIMScheduler | RescaledDPMSolverScheduler | None = None,

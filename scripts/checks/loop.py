@@ -62,7 +62,7 @@ class Row:
 ROWS: dict[str, Row] = {
     "identity": Row("identity", -0.2, 0.2, built_in="identity"),
     "classical": Row("classical", -0.2, built_in="classical"),
-    "oracle": Row("the truth, noise 0.02", 4.0),
+    "oracle": Row("the truth, noise 0.02", 3.0),
     "half": Row("the truth, half lies", -0.3, lies=2),
     "all": Row("all lies", -0.3, lies=1),
 }

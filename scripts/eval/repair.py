@@ -2,7 +2,7 @@
 
     genfusion-train-stereo scenes --count 0 --no-fitted --captures data/llff_fern data/fox --output eval/scenes
     genfusion-make-fits --scenes eval/scenes --fits 8 --output eval/fits
-    scripts/eval/repair.py --fits eval/fits --methods classical lite-small --output runs/eval_repair
+    scripts/eval/repair.py --fits eval/fits --methods classical lite --output runs/eval_repair
 
 Only novel views count: a photo that trained whole is none. "input" is always among the methods.
 """
@@ -43,7 +43,7 @@ class Options:
 
     fits: tuple[Path, ...]
     """Folders of fits; each is a group of rows in the table."""
-    methods: tuple[str, ...] = ("classical", "lite-small")
+    methods: tuple[str, ...] = ("classical", "lite")
     """Repairers: classical, or weights (a folder or a bundled name); with :fused behind them without the denoiser."""
     output: Path = Path("runs/eval_repair")
     """Folder of scores.json, table.md and the contact sheets (truth | input | method, side by side)."""
