@@ -43,7 +43,7 @@ class Options:
 
     fits: tuple[Path, ...]
     """Folders of fits; each is a group of rows in the table."""
-    methods: tuple[str, ...] = ("classical", "lite")
+    methods: tuple[str, ...] = ("classical", "lite:fused", "lite")
     """Repairers: classical, or weights (a folder or a bundled name); with :fused behind them without the denoiser."""
     output: Path = Path("runs/eval_repair")
     """Folder of scores.json, table.md and the contact sheets (truth | input | method, side by side)."""
