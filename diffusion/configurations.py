@@ -66,14 +66,8 @@ LITE = Configuration(
         "default_guidance_rescale": 0.0,
     },
 )
-LITE_SMALL = Configuration(
-    name="lite-small",
-    summary="fusion of renderings and photos alone: nothing is invented; what is bundled",
-    unet=None,
-    fusion={},
-)
 
-CONFIGURATIONS: dict[str, Configuration] = {c.name: c for c in (OFFICIAL, LITE, LITE_SMALL)}
+CONFIGURATIONS: dict[str, Configuration] = {c.name: c for c in (OFFICIAL, LITE)}
 
 
 def get_configuration(name: str) -> Configuration:

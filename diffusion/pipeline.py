@@ -24,6 +24,7 @@ from diffusion.fuse import FusedClip, fuse_clip
 from diffusion.inputs.preprocess import latent_opacity, letterbox
 from diffusion.inputs.repair_inputs import RepairInputs, check_inputs, check_numbers, check_shape, network_clips
 from diffusion.loading import check_folder, loading_errors_in_one_line, locate_weights
+from diffusion.models.denoiser import LiteVideoUNet
 from diffusion.models.fusion import FusionNetwork
 from diffusion.models.resampler import Resampler
 from diffusion.models.unet import RGBDVideoUNet
@@ -77,6 +78,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         token_patch: side of a photo's token in latent positions where there is no image encoder.
         residual_scale: None = the denoiser draws the frames' latents; else it draws what is missing from the latents of
             the frames that it is given, divided by these numbers, one per latent channel.
+        temperature: deviation of the initial noise; below 1 samples differ less and lie nearer to their mean.
         default_steps, default_guidance_scale, default_guidance_rescale: what a call uses unless told otherwise.
     """
 
@@ -84,7 +86,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
     _optional_components = ["image_encoder", "fusion", "unet", "vae", "resampler", "scheduler"]
     _callback_tensor_inputs = ["latents"]
 
-    unet: RGBDVideoUNet
+    unet: RGBDVideoUNet | LiteVideoUNet
     vae: Autoencoder
     resampler: Resampler
     scheduler: RescaledDDIMScheduler | RescaledDPMSolverScheduler
@@ -93,7 +95,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        unet: RGBDVideoUNet | None = None,
+        unet: RGBDVideoUNet | LiteVideoUNet | None = None,
         vae: Autoencoder | None = None,
         resampler: Resampler | None = None,
         scheduler: RescaledDDIMScheduler | RescaledDPMSolverScheduler | None = None,
@@ -104,6 +106,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         reference_size: list[int] | tuple[int, ...] = (192, 320),
         token_patch: int = 2,
         residual_scale: list[float] | tuple[float, ...] | None = None,
+        temperature: float = 1.0,
         default_steps: int = 25,
         default_guidance_scale: float = 3.2,
         default_guidance_rescale: float = 0.7,
@@ -116,6 +119,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
             disparity_rule=disparity_rule,
             reference_size=tuple(reference_size),
             token_patch=token_patch,
+            temperature=temperature,
             residual_scale=residual_scale if residual_scale is None else tuple(residual_scale),
             default_steps=default_steps,
             default_guidance_scale=default_guidance_scale,
@@ -275,6 +279,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         opacity = latent_opacity(opacity, self.vae_factor)
         rendered = self._encode(frames, generator, posterior_noise, vae_chunk)
         noise = self._noise(frames, generator, latents, "latents")
+        noise = noise if latents is not None else self.config["temperature"] * noise
         context, null_context = self._contexts(inputs, guidance)
         self._park_vae()
         denoiser = Denoiser(

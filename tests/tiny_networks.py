@@ -124,7 +124,7 @@ _PATCHES: dict[str, Any] = {
 PATCHES = lite("tiny-patches", "for tests: with the autoencoder that is fitted, not trained", **_PATCHES)
 
 FUSION_ARGUMENTS: dict[str, Any] = {"widths": (8, 16), "source_width": 4, "blocks": (1, 1), "trained_side": 64}
-FUSION = Configuration("tiny-fusion", "for tests: lite-small's kind", unet=None, fusion=FUSION_ARGUMENTS)
+FUSION = Configuration("tiny-fusion", "for tests: lite's kind", unet=None, fusion=FUSION_ARGUMENTS)
 BOTH = replace(
     lite("tiny-both", "for tests: lite's kind", **_PATCHES, reference_size=(16, 32), fusion=FUSION_ARGUMENTS),
     unet_class="LiteVideoUNet",

@@ -22,7 +22,7 @@ class Repair:
     """Folder to write into; it is made if it isn't there, and files of the same names are replaced."""
     reference: tuple[Path, ...] = ()
     """Photos of the scene, in addition to those in the clip; at least one is needed in all."""
-    weights: str = "lite-small"
+    weights: str = "lite"
     """Folder of a pipeline, name of bundled weights, or hub id (owner/name)."""
     random_weights: str | None = None
     """Name of a configuration to fill with random weights: a smoke test, whose output is noise."""

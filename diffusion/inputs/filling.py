@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -11,8 +12,8 @@ SURE = 1e-8
 
 def filled(rgb: Tensor, alpha: Tensor) -> Tensor:
     """Renderings [N, 3, H, W] over black, with a smooth guess behind everything that is not opaque [N, 1, H, W]."""
-    # over black a rendering is opacity * colour already, hence its own numerator
-    return rgb + (1 - alpha) * pull_push(rgb, alpha)
+    # over black a rendering is opacity * colour already, hence its own numerator; rounding may lift it above opacity
+    return rgb + (1 - alpha) * pull_push(torch.minimum(rgb, alpha), alpha)
 
 
 def pull_push(weighted: Tensor, weight: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -59,32 +59,38 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         return DecoderOutput(sample=frames) if return_dict else (frames,)
 
     @torch.no_grad()
-    def fit(self, batches: Iterable[Tensor]) -> float:
+    def fit(self, batches: Iterable[Tensor], importance: Sequence[float] | None = None) -> float:
         """Set encoder and decoder from example frames [N, C, H, W] in [-1, 1], and forget what the convolutions learnt.
 
         Components are divided by the root of their standard deviation: between raw ones, of which the mean colour
         outweighs all others, and whitened ones, of which noise counts as much as colour.
 
+        Args:
+            importance: of errors in each image channel; None = all alike.
+
         Returns:
-            Share of the patches' variance that the components hold.
+            Share of the patches' variance, so weighed, that the components hold.
         """
-        mean, covariance = patch_statistics(batches, self.config["patch_size"])
+        patch = self.config["patch_size"]
+        mean, covariance = patch_statistics(batches, patch)
+        weight = torch.tensor(importance or [1.0] * self.config["in_channels"]).double().repeat_interleave(patch**2)
+        covariance = weight[:, None] * covariance * weight
         values, vectors = torch.linalg.eigh(covariance)
         count = self.config["latent_channels"]
         values, vectors = values.flip(0)[:count].clamp_min(1e-8), vectors.flip(1)[:, :count]
         share = float(values.sum() / covariance.trace().clamp_min(1e-12))
         scale = values**0.25
-        self._set_linear(mean, vectors, scale)
+        self._set_linear(mean, weight[:, None] * vectors / scale, vectors * scale / weight[:, None])
         self.register_to_config(scaling_factor=float((values / scale**2).mean() ** -0.5))
         return share
 
-    def _set_linear(self, mean: Tensor, vectors: Tensor, scale: Tensor) -> None:
-        """z = (x - mean) V / scale, and x = mean + (z * scale) V^T, as convolutions."""
+    def _set_linear(self, mean: Tensor, analysis: Tensor, synthesis: Tensor) -> None:
+        """z = (x - mean) A and x = mean + S z, as convolutions."""
         channels, patch = self.config["in_channels"], self.config["patch_size"]
         shape = (-1, channels, patch, patch)
-        self.encoder.weight.copy_((vectors / scale).T.reshape(shape))
-        self.encoder.bias.copy_(-(mean @ vectors) / scale)  # pyright: ignore[reportOptionalMemberAccess]
-        self.decoder.patches.weight.copy_((vectors * scale).T.reshape(shape))
+        self.encoder.weight.copy_(analysis.T.reshape(shape))
+        self.encoder.bias.copy_(-(mean @ analysis))  # pyright: ignore[reportOptionalMemberAccess]
+        self.decoder.patches.weight.copy_(synthesis.T.reshape(shape))
         self.decoder.offset.copy_(mean.reshape(channels, patch, patch))
         self.decoder.start_smoothing_at_zero()
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from diffusion.errors import UserError
+from diffusion.models.denoiser import LiteVideoUNet
 from diffusion.models.unet import RGBDVideoUNet
 from diffusion.sampling.guidance import guide
 
@@ -50,7 +51,7 @@ class Denoiser:
     tokens of the `references` photos and of none.
     """
 
-    unet: RGBDVideoUNet
+    unet: RGBDVideoUNet | LiteVideoUNet
     conditions: Tensor
     context: Tensor
     null_context: Tensor | None

@@ -14,7 +14,7 @@ from diffusion.fuse import drawn_share, padded
 from diffusion.inputs.preprocess import given_range_disparity, percentile_disparity
 from diffusion.inputs.source_views import PHOTOS
 from diffusion.models.fusion import FusionNetwork
-from diffusion.train.fit_clips import Window, cut, drawn_fit, fit_clip, inverted, kept_fit, recolouring
+from diffusion.train.fit_clips import Window, cut, drawn_fit, fit_clip, inverted, kept_fit, kept_warps, recolouring
 
 LEAST_DRAWN = 0.03
 """Share of a clip that should be the denoiser's to draw; a few clips are looked at to find one."""
@@ -55,6 +55,7 @@ class FusedFits:
         clip = fit_clip(path, snapshot, range(frames), (0, 0, height, width), PHOTOS)
         maps = (padded(x[None], self.fusion.multiple) for x in (clip.rgb, clip.alpha, clip.disparity, clip.sources))
         fused = self.fusion(*maps)
+        kept_warps.cache_clear()  # the fused frames are kept in their place
         parts = fused.rgb.clamp(0, 1), fused.disparity, fused.certainty
         rgb, disparity, certainty = (x[0, ..., :height, :width].half() for x in parts)
         return rgb, disparity, certainty

@@ -35,8 +35,6 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 """Suffix -> what of the recipe it changes."""
 DEFAULTS = ("splatfacto", "2dgs", "genfusion-identity", "genfusion-classical", "genfusion-lite")
 """What is measured where nothing else is asked for, less what cannot run."""
-LITE_FAMILY = ("lite", "lite-small", "lite-fast")
-"""Which bundled weights 'genfusion-lite' prefers; others of that prefix come last."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def recipe_of(method: str) -> Recipe:
     if method.startswith("genfusion-"):
         name, changes = _without_ablation(method.removeprefix("genfusion-"))
         if name in CONFIGURATIONS or name in bundled_names():
-            return Recipe("genfusion", "diffusion", bundled_or_same(name), **changes)
+            return Recipe("genfusion", "diffusion", name, **changes)
         if name in repairer_names() and name != "diffusion":
             return Recipe("genfusion", name, **changes)
     names = [name for name in repairer_names() if name != "diffusion"]
@@ -81,14 +79,6 @@ def recipe_of(method: str) -> Recipe:
         f"weights by name: {', '.join(CONFIGURATIONS)}), that with -{', -'.join(ABLATIONS)} behind it, or "
         "genfusion:WEIGHTS."
     )
-
-
-def bundled_or_same(name: str) -> str:
-    """`name`, but for 'lite' the name of the bundled weights that it stands for, where any are."""
-    if name != "lite":
-        return name
-    have = [found for found in bundled_names() if found.startswith("lite")]
-    return next((found for found in (*LITE_FAMILY, *have) if found in have), name)
 
 
 def missing(method: str, has_cuda: bool) -> str:

@@ -78,9 +78,6 @@ def _mean(group: Sequence[Result]) -> Result:
 def label(result: Result) -> str:
     """The method's name, and what sets the row apart from the rule."""
     marks = []
-    weights = result.get("weights") or ""
-    if weights not in result["method"]:
-        marks.append(weights)
     if result.get("initial_points", "depth") != "depth":
         points = result["initial_points"]
         marks.append(f"{points} points{', leaks' if points in ('official', 'all') else ''}")

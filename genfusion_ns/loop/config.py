@@ -22,7 +22,7 @@ Trajectory = Literal["interpolate", "orbit", "captured", "path"]
 class DiffusionConfig:
     """The bundled video model, where the repairer is 'diffusion'."""
 
-    weights: str = "lite-small"
+    weights: str = "lite"
     """Folder, name of bundled weights, or hub id."""
     steps: int | None = None
     """Steps of the sampler; fewer are faster and blurrier. None = what the weights advise (GenFusion: 25)."""

@@ -141,7 +141,8 @@ def announce_moments(tell: Callable[[str], None]) -> None:
         tell(f"checkpoint {step}")
         save_checkpoint(trainer, step)
 
-    Loop.round, round.render_clip, view_buffer.write_atomic = told_round, told_clip, told_write
+    Loop.round = told_round  # pyright: ignore[reportAttributeAccessIssue]
+    round.render_clip, view_buffer.write_atomic = told_clip, told_write
     GeneratedViews.save, GenFusionTrainer.save_checkpoint = told_save, told_checkpoint
 
 

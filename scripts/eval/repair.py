@@ -2,7 +2,7 @@
 
     genfusion-train-stereo scenes --count 0 --no-fitted --captures data/llff_fern data/fox --output eval/scenes
     genfusion-make-fits --scenes eval/scenes --fits 8 --output eval/fits
-    scripts/eval/repair.py --fits eval/fits --methods classical lite-small --output runs/eval_repair
+    scripts/eval/repair.py --fits eval/fits --methods classical lite --output runs/eval_repair
 
 Only novel views count: a photo that trained whole is none. "input" is always among the methods.
 """
@@ -43,8 +43,8 @@ class Options:
 
     fits: tuple[Path, ...]
     """Folders of fits; each is a group of rows in the table."""
-    methods: tuple[str, ...] = ("classical", "lite-small")
-    """Repairers: classical, or weights (a folder or a bundled name)."""
+    methods: tuple[str, ...] = ("classical", "lite:fused", "lite")
+    """Repairers: classical, or weights (a folder or a bundled name); with :fused behind them without the denoiser."""
     output: Path = Path("runs/eval_repair")
     """Folder of scores.json, table.md and the contact sheets (truth | input | method, side by side)."""
     fid_network: Path | None = None
@@ -106,7 +106,9 @@ def make_method(name: str) -> Callable[[Clip], Repaired]:
         return lambda clip: (repair_clip(clip.rgb, clip.depth, clip.alpha)[0], None)
     from diffusion.pipeline import RGBDVideoRepairPipeline
 
-    pipeline = RGBDVideoRepairPipeline.from_pretrained(name, torch_dtype=torch.float32)
+    weights, _, part = name.partition(":")
+    given = {"unet": None} if part == "fused" else {}
+    pipeline = RGBDVideoRepairPipeline.from_pretrained(weights, torch_dtype=torch.float32, **given)
     pipeline.set_progress_bar_config(disable=True)
 
     def repair(clip: Clip) -> Repaired:
@@ -216,7 +218,8 @@ def main(options: Options) -> None:
         scores[name] = [score(method, clip, perceptual, fid) for clip in track(clips, name, console=console)]
         if name != "input":
             for clip in clips:
-                draw_sheet(clip, method(clip)[0], options.output / "sheets" / f"{clip.name}_{Path(name).name}.png")
+                sheet = f"{clip.name}_{Path(name).name}.png".replace(":", "-")
+                draw_sheet(clip, method(clip)[0], options.output / "sheets" / sheet)
         if fid is not None:
             console.print(f"FID of {name} over {len(clips)} clips: {fid.value():.1f}")
         calibrated = [row["calibration"] for row in scores[name] if "calibration" in row]

@@ -137,40 +137,21 @@ def test_what_cannot_run_is_left_out_with_a_line(monkeypatch):
     assert benchmark_methods.runnable((), has_cuda=True) == (list(benchmark_methods.DEFAULTS), [])
 
 
-@pytest.mark.parametrize(
-    ("bundled", "expected"),
-    [
-        ([], "lite"),
-        (["official"], "lite"),
-        (["lite-fast", "lite-small"], "lite-small"),
-        (["lite", "lite-fast", "lite-small"], "lite"),
-        (["lite-fast", "lite-new"], "lite-fast"),
-        (["lite-new"], "lite-new"),
-    ],
-)
-def test_lite_stands_for_what_is_bundled(monkeypatch, bundled, expected):
-    monkeypatch.setattr(benchmark_methods, "bundled_names", lambda: bundled)
-    names = [benchmark_methods.recipe_of(f"genfusion-lite{end}").weights for end in ("", "-neither", "-small")]
-    assert names == [expected, expected, "lite-small"]
-    assert (benchmark_methods.missing("genfusion-lite", False) == "") == (expected in bundled)
-
-
 def tiny_weights(folder: Path, **settings) -> None:
     """A saved pipeline of a few thousand random weights that works in one step."""
     tiny_pipeline(replace(LITE, settings=LITE.settings | settings)).save_pretrained(folder)
 
 
-def test_bundled_weights_of_another_name_repair_in_the_loop(config_of, tmp_path, monkeypatch):
-    """As the release has them: the only bundled weights are called lite-small, and take one step."""
+def test_bundled_weights_repair_in_the_loop(config_of, tmp_path, monkeypatch):
     from genfusion_ns.cameras import Camera
     from genfusion_ns.loop.repairers.base import RGBDClip
 
     monkeypatch.setattr("diffusion.loading.BUNDLED", tmp_path / "weights")
     assert benchmark_methods.runnable(["genfusion-lite"], False)[0] == []
-    tiny_weights(tmp_path / "weights" / "lite-small", default_steps=1)
+    tiny_weights(tmp_path / "weights" / "lite", default_steps=1)
     assert benchmark_methods.runnable(["genfusion-lite"], False) == (["genfusion-lite"], [])
     loop = config_of(method="genfusion-lite").pipeline.datamanager.loop
-    assert (loop.repairer, loop.diffusion.weights, loop.diffusion.steps) == ("diffusion", "lite-small", None)
+    assert (loop.repairer, loop.diffusion.weights, loop.diffusion.steps) == ("diffusion", "lite", None)
     plans: list[str] = []
     repairer = loop.make_repairer("cpu", plans.append)
     random = torch.Generator().manual_seed(0)
@@ -372,12 +353,6 @@ def test_table_says_na_and_leaks():
     text = printed(benchmark_report.table_of(rows))
     assert "23.46" in text and "n/a" in text and "0.432" in text and "1,234" in text
     assert text.count("leaks") == 1 and "genfusion-identity (official points, leaks)" in text
-
-
-def test_table_names_the_weights_that_lite_stands_for():
-    names = {"genfusion-lite": "lite-small", "genfusion-lite-small": "lite-small", "genfusion:/a/b": "/a/b", "2dgs": ""}
-    labels = [benchmark_report.label(finished_row(a_row(method=m), weights=w)) for m, w in names.items()]
-    assert labels == ["genfusion-lite (lite-small)", "genfusion-lite-small", "genfusion:/a/b", "2dgs"]
 
 
 def test_published_figures_stand_beside_ours_and_say_what_they_are():

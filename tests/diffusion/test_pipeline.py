@@ -339,3 +339,14 @@ def test_only_what_fusion_is_unsure_of_is_drawn(scale, drawn, monkeypatch):
     for output in outputs:
         assert (float((output.rgb - fused.rgb).abs().max()) > 1e-3) == drawn
         assert torch.equal(output.disparity, fused.disparity) and torch.equal(output.certainty, fused.certainty)
+
+
+def test_temperature_is_the_noises_deviation():
+    cold, warm = (
+        tiny_pipeline(replace(FUSION_FIRST, settings=FUSION_FIRST.settings | {"temperature": t})) for t in (0.0, 1.0)
+    )
+    same = [repaired(cold, seed, **clip(), output_type="latent").rgb for seed in (0, 1)]
+    assert torch.equal(*same)
+    given = torch.randn(1, 8, 3, 4, 6, generator=seeded(5))
+    outputs = [repaired(pipe, 0, **clip(), latents=given, output_type="latent").rgb for pipe in (cold, warm)]
+    assert torch.equal(*outputs)  # noise that is given is taken as it is

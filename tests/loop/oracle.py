@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
 from genfusion_ns.cameras import Camera
-from genfusion_ns.loop.repairers.base import RepairedClip, RGBDClip
+from genfusion_ns.loop.repairers.base import IdentityRepairer, RepairedClip, RGBDClip
 from genfusion_ns.raster.api import Render
 from genfusion_ns.seeding import generator
 
@@ -38,4 +39,12 @@ class OracleRepairer:
         rgb = (rgb + self.sigma * torch.randn(rgb.shape, generator=random).to(rgb)).clamp(0, 1)
         depth = torch.stack([view.depth for view in views])
         disparity = torch.where(depth > 0, 1 / depth.clamp_min(1e-6), 0.0)
-        return RepairedClip(rgb, disparity, torch.ones_like(disparity))
+        return RepairedClip(rgb, disparity, torch.ones_like(disparity), gain=torch.ones_like(disparity))
+
+
+class EchoRepairer(IdentityRepairer):
+    """Gives renders back and claims that they are all better now."""
+
+    def repair(self, clip: RGBDClip, reference) -> RepairedClip:
+        same = super().repair(clip, reference)
+        return replace(same, gain=torch.ones_like(same.disparity))

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from loop_scene import aimed, ball
+from oracle import EchoRepairer
 from rich.console import Console
 
 from genfusion_ns.camera_path import to_nerfstudio_camera_path
@@ -19,7 +20,7 @@ from genfusion_ns.geometry import positions
 from genfusion_ns.loop import progress
 from genfusion_ns.loop.config import DiffusionConfig, LoopConfig
 from genfusion_ns.loop.plan import make_path, path_template, plan_round
-from genfusion_ns.loop.repairers.base import IdentityRepairer, RepairedClip
+from genfusion_ns.loop.repairers.base import RepairedClip
 from genfusion_ns.loop.round import CapturedViews, Loop, render_clip
 from genfusion_ns.loop.state import LoopState
 from genfusion_ns.loop.supervision.view_loss import generated_view_loss
@@ -29,7 +30,7 @@ SMALL = LoopConfig(frames=10, clip_length=4, pool=100)
 PLAIN = SMALL
 
 
-class Recorder(IdentityRepairer):
+class Recorder(EchoRepairer):
     """Identity that remembers what it was given."""
 
     name = "recorder"
@@ -134,7 +135,7 @@ def test_template_is_limited(around):
 
 def test_identity_round_admits_the_renders(around):
     state = LoopState(GeneratedViews(SMALL.pool))
-    report = Loop(PLAIN, IdentityRepairer(), 5, state).round(1000, ball, captured(around))
+    report = Loop(PLAIN, EchoRepairer(), 5, state).round(1000, ball, captured(around))
     assert (report.round, report.step, report.clips, report.admitted, report.pool) == (0, 1000, 6, 20, 20)
     assert report.change == 0
     assert 0.05 < report.coverage < 0.9
@@ -169,7 +170,7 @@ def test_pool_stays_bounded_and_new_views_replace_like_ones(around):
     config = replace(PLAIN, pool=25)
     state = LoopState(GeneratedViews(config.pool))
     for k in (1000, 2000, 3000):
-        Loop(config, IdentityRepairer(), 0, state).round(k, ball, captured(around))
+        Loop(config, EchoRepairer(), 0, state).round(k, ball, captured(around))
         assert len(state.pool) <= 25
     # the path between the photos is the same in each round, the other one is not
     assert all(report.replaced >= 10 for report in state.reports[1:])
@@ -190,12 +191,12 @@ def test_round_takes_no_gradients_and_draws_no_global_numbers(around):
     expected = torch.rand(1)
     torch.manual_seed(3)
     state = LoopState(GeneratedViews(SMALL.pool))
-    Loop(SMALL, IdentityRepairer(), 0, state).round(1, render, captured(around))
+    Loop(SMALL, EchoRepairer(), 0, state).round(1, render, captured(around))
     assert torch.equal(torch.rand(1), expected)
 
 
 def test_wrong_shapes_from_a_repairer_are_named(around):
-    class Halving(IdentityRepairer):
+    class Halving(EchoRepairer):
         name = "halving"
 
         def repair(self, clip, reference):
@@ -212,7 +213,7 @@ def test_wrong_shapes_from_a_repairer_are_named(around):
 def test_progress_is_shown_where_asked_for(around):
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
     state = LoopState(GeneratedViews(SMALL.pool))
-    Loop(SMALL, IdentityRepairer(), 0, state).round(1, ball, captured(around), console=console)
+    Loop(SMALL, EchoRepairer(), 0, state).round(1, ball, captured(around), console=console)
     assert "round 1: identity, clip" in console.file.getvalue()
 
 
@@ -220,7 +221,7 @@ def test_in_a_log_a_round_is_never_silent_for_long(around, monkeypatch):
     """One line at the start; more where a clip takes long."""
     monkeypatch.setattr(progress, "SILENCE", 0.05)
 
-    class Slow(IdentityRepairer):
+    class Slow(EchoRepairer):
         name = "slow"
 
         def repair(self, clip, reference):
@@ -238,14 +239,14 @@ def test_in_a_log_a_round_is_never_silent_for_long(around, monkeypatch):
 
 def test_state_survives_a_checkpoint(around, tmp_path):
     state = LoopState(GeneratedViews(SMALL.pool))
-    Loop(PLAIN, IdentityRepairer(), 0, state).round(1000, ball, captured(around))
+    Loop(PLAIN, EchoRepairer(), 0, state).round(1000, ball, captured(around))
     torch.save(state.state_dict(), tmp_path / "loop.pt")
     resumed = LoopState(GeneratedViews(1))
     resumed.load_state_dict(torch.load(tmp_path / "loop.pt", weights_only=True))
     assert resumed.reports == state.reports
     assert resumed.round == 1
     for run in (state, resumed):
-        Loop(PLAIN, IdentityRepairer(), 0, run).round(2000, ball, captured(around))
+        Loop(PLAIN, EchoRepairer(), 0, run).round(2000, ball, captured(around))
     assert len(state.pool) == len(resumed.pool) >= 30
     for a, b in zip(state.pool.frames, resumed.pool.frames, strict=True):
         assert a.id == b.id
@@ -265,7 +266,7 @@ def test_render_clip_stacks_and_clamps(around):
 
 def one_frame(around, weight: float = 1.0):
     state = LoopState(GeneratedViews(SMALL.pool))
-    Loop(PLAIN, IdentityRepairer(), 0, state).round(1, ball, captured(around))
+    Loop(PLAIN, EchoRepairer(), 0, state).round(1, ball, captured(around))
     return replace(state.pool.frames[3], weight=weight)
 
 

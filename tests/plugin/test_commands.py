@@ -19,7 +19,7 @@ from nerfstudio.scripts.render import DatasetRender, RenderCameraPath, RenderInt
 from PIL import Image
 from plyfile import PlyData
 
-from genfusion_ns.commands import camera_path, mesh
+from genfusion_ns.commands import camera_path, export, mesh
 from genfusion_ns.errors import UserError
 from genfusion_ns.plugin.config import cpu_config
 from genfusion_ns.plugin.runs import load_run
@@ -39,7 +39,7 @@ def trained(scene, tmp_path_factory) -> tuple[Path, str]:
     config.max_num_iterations = 200
     config.pipeline.datamanager.max_seed_points = 400
     config.pipeline.datamanager.initial_points = "all"
-    config.pipeline.datamanager.loop.repairer = "identity"  # quick
+    config.pipeline.datamanager.loop.repairer = "classical"  # quick
     config.pipeline.model.densifier.reset_every = 0  # so short a run would not recover
     config.set_timestamp()
     config.save_config()
@@ -157,6 +157,30 @@ def test_exporters_of_fields_name_the_command_that_works(run, tmp_path, monkeypa
     monkeypatch.setattr(sys, "argv", ["ns-export", "tsdf", "--load-config", str(run)])
     with pytest.raises(UserError, match="genfusion-mesh --load-config"):
         ExportTSDFMesh(load_config=run, output_dir=tmp_path).main()
+
+
+def test_export(run, tmp_path):
+    path = tmp_path / "room.ply"
+    export.run(export.Export(load_config=run, output=path, provenance=True))
+    ours = PlyData.read(str(path))["vertex"]
+    assert len(ours) > 100 and set(np.unique(ours["provenance"])) <= {0, 1, 2}
+    ExportGaussianSplat(load_config=run, output_dir=tmp_path).main()
+    theirs = PlyData.read(str(tmp_path / "splat.ply"))["vertex"]
+    assert [p.name for p in theirs.properties] == [p.name for p in ours.properties][:-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"output": Path("splat.obj")}, "ends in .ply or .spz"),
+        ({"output": Path("nowhere/splat.ply")}, "nowhere does not exist"),
+        ({"output": Path("splat.spz"), "provenance": True}, "--provenance needs a .ply"),
+    ],
+)
+def test_export_says_what_is_wrong(run, arguments, words, capsys):
+    with pytest.raises(SystemExit):
+        export.run(export.Export(**{"load_config": run, **arguments}))
+    assert words in " ".join(capsys.readouterr().err.split())
 
 
 def test_mesh(run, tmp_path):

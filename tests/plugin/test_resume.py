@@ -203,7 +203,7 @@ def test_a_full_disk_in_a_round_is_told(scene, make_config, monkeypatch):
     config = make_config(scene, max_num_iterations=4)
     views = config.pipeline.datamanager
     views.max_seed_points, views.reference_iterations = 50, 4
-    views.loop.repairer, views.loop.start, views.loop.every, views.loop.until = "identity", 1, 2, 4
+    views.loop.repairer, views.loop.start, views.loop.every, views.loop.until = "classical", 1, 2, 4
     views.loop.frames = views.loop.clip_length = 2
     views.loop.max_side = 24
     trainer = config.setup(local_rank=0, world_size=1)

@@ -28,7 +28,7 @@ def test_settings_that_a_run_is_older_than_get_their_defaults(scene, make_config
     delattr(config.pipeline.datamanager.loop, "diffusion")
     file.write_text(yaml.dump(config))
     found = read_config(file)
-    assert found.pipeline.datamanager.loop.diffusion.weights == "lite-small"
+    assert found.pipeline.datamanager.loop.diffusion.weights == "lite"
     assert dataclasses.is_dataclass(found)
 
 

@@ -87,7 +87,7 @@ def test_resume_continues_bit_for_bit(eventful, train, monkeypatch, saved):
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_step_and_nothing_is_lost(eventful, train, monkeypatch, capsys, signum):
     """The step that is under way is finished and saved; the resumed run ends like one that was never stopped."""
-    eventful = functools.partial(eventful, repairer="identity")
+    eventful = functools.partial(eventful, repairer="classical")
     whole = train(eventful())
     first = eventful(timestamp="first")
     trainer = first.setup(local_rank=0, world_size=1)
@@ -107,7 +107,7 @@ def test_a_signal_ends_the_step_and_nothing_is_lost(eventful, train, monkeypatch
 
 def test_a_signal_cuts_a_round_off_and_the_resumed_run_makes_up_for_it(eventful, train, monkeypatch):
     """Rounds take minutes, and those who send SIGTERM kill after seconds."""
-    eventful = functools.partial(eventful, repairer="identity")
+    eventful = functools.partial(eventful, repairer="classical")
     whole = train(eventful())
     first = eventful(timestamp="first")
     trainer = first.setup(local_rank=0, world_size=1)

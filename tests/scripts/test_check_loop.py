@@ -24,15 +24,16 @@ from loop import ROWS, pictures_of
         ("identity", [0.1, -0.1], True),
         ("identity", [0.1, -0.3], False),
         ("identity", [0.3, 0.0], False),
-        ("oracle", [9.0, 3.9], False),
-        ("oracle", [9.0, 4.1], True),
+        ("oracle", [9.0, 2.9], False),
+        ("oracle", [9.0, 3.1], True),
         ("half", [5.0, -0.31], False),
         ("all", [-0.2, -0.29], True),
         ("classical", [1.0, -0.19], True),
     ],
 )
 def test_every_seed_has_to_pass(row, gains, passes):
-    assert ROWS[row].passes(gains) == passes
+    assert ROWS[row].passes(gains, [0.9, 0.6]) == passes
+    assert not ROWS[row].passes(gains, [0.9, 0.59])  # fog
 
 
 def test_pictures_are_the_scenes_own_in_the_runs_coordinates():

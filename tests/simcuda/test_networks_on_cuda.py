@@ -41,7 +41,7 @@ def test_the_fusion_network_trains_on_the_device_and_what_it_writes_loads_anywhe
 @pytest.mark.parametrize("size", [(48, 80), (272, 480)], ids=["trained", "larger"])
 def test_bundled_weights_repair_on_the_device_as_on_a_cpu(cuda, size):
     given = {**clip(0, 2, *size), "warped": warped(0, 2, *size)}
-    pipeline = RGBDVideoRepairPipeline.from_pretrained("lite-small", torch_dtype=torch.float32)
+    pipeline = RGBDVideoRepairPipeline.from_pretrained("lite", torch_dtype=torch.float32)
     expected = pipeline(**given)
     pipeline.to("cuda")
     found = pipeline(**{name: value.to("cuda") for name, value in given.items()})

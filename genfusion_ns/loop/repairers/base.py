@@ -57,6 +57,9 @@ class RepairedClip:
     """[T, H, W, 1] in [0, 1]; how far the frame should be believed, 0 = not at all."""
     metric: bool = False
     """Whether the disparity is 1 / z-depth in world units, and the colours are the photos' own."""
+    gain: Tensor | None = None
+    """[T, H, W, 1] in [0, 1]; the share of the render's error that is gone. None = the repairer can't tell; then it is
+    estimated from how far a pixel has changed."""
 
 
 @runtime_checkable
@@ -92,7 +95,7 @@ class NeedsFiles(Protocol):
 
 
 class IdentityRepairer:
-    """Gives renders back unchanged, believed as far as they are covered: the control for every other repairer."""
+    """Gives renders back unchanged: the control for every other repairer."""
 
     name = "identity"
     fingerprint = ""

@@ -105,8 +105,8 @@ class DiffusionRepairer:
             raise UserError(f"repairer 'diffusion': {error}") from error
         found = {name: torch.cat([output[name] for output in outputs]).to(clip.rgb) for name in outputs[0]}
         if "certainty" in found:
-            # what is no better than the render can only hold the splats back
-            return RepairedClip(found["rgb"], found["disparity"], found["certainty"] * found["gain"], metric=True)
+            maps = found["rgb"], found["disparity"], found["certainty"]
+            return RepairedClip(*maps, metric=True, gain=found["gain"])
         # the model's farthest pixel is 0, which here means unknown
         disparity = found["disparity"] + 1e-3 if "disparity" in found else torch.zeros_like(clip.depth)
         return RepairedClip(found["rgb"], disparity, torch.ones_like(clip.alpha))

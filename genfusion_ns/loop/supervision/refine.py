@@ -14,6 +14,9 @@ from genfusion_ns.loop.repairers.base import RepairedClip, RGBDClip
 from genfusion_ns.loop.supervision.agreement import REFUSED, clip_agreements, clip_contradiction, contradiction
 from genfusion_ns.loop.supervision.align import align_colour, align_disparity
 
+NOVEL = 0.06
+"""Change of colour, mean of the channels, that makes a pixel as good as new."""
+
 
 @dataclass(frozen=True)
 class RefinedFrame:
@@ -78,6 +81,11 @@ def refine_clip(rendered: RGBDClip, repaired: RepairedClip) -> RefinedClip:
     return RefinedClip(frames, clip_contradiction(found))
 
 
+def novelty(before: Tensor, after: Tensor) -> Tensor:
+    """[..., 1] in [0, 1]: how far colours [..., 3] have changed, against `NOVEL`."""
+    return ((after - before).abs().mean(-1, keepdim=True) / NOVEL).clamp(0, 1)
+
+
 def _coloured(rgb: Tensor, render: Tensor, alpha: Tensor, warped: Tensor) -> Tensor:
     """A frame without the repairer's own tint, by the render where photos show the same surface."""
     seen = (warped[:, 3:4] * (warped[:, 4:5].abs() < 0.03)).amax(0).permute(1, 2, 0)
@@ -89,4 +97,6 @@ def _frame(rendered: RGBDClip, repaired: RepairedClip, i: int, rgb: Tensor, agre
     depth, alpha, metric = rendered.depth[i], rendered.alpha[i], repaired.metric
     if not metric:
         disparity, metric = align_disparity(disparity, depth, alpha, confidence)
-    return RefinedFrame(rendered.cameras[i], rgb, disparity, confidence, agreement, metric, depth, alpha)
+    # what is no better than the render can only hold the splats back
+    gain = novelty(rendered.rgb[i], repaired.rgb[i]) if repaired.gain is None else repaired.gain[i]
+    return RefinedFrame(rendered.cameras[i], rgb, disparity, confidence * gain, agreement, metric, depth, alpha)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion.inputs.filling import pull_push
+from diffusion.inputs.filling import filled, pull_push
 from genfusion_ns.loop.repairers.classical import fill
 
 
@@ -41,3 +41,11 @@ def test_agrees_with_the_classical_filling() -> None:
     theirs = fill((rgb * alpha).numpy(), alpha.numpy())
     hole = np.broadcast_to(alpha.numpy() == 0, ours.shape)
     assert np.abs(ours - theirs)[hole].mean() < 0.03
+
+
+def test_rounding_of_an_empty_render_lights_nothing_up():
+    """uint8 may make 1/255 of a colour and 0 of an opacity that were both all but zero."""
+    rgb, alpha = torch.zeros(1, 3, 16, 16), torch.zeros(1, 1, 16, 16)
+    rgb[..., 0:4] = 1 / 255
+    alpha[..., 12, 12] = 1 / 255
+    assert filled(rgb, alpha).max() <= 1

@@ -10,11 +10,12 @@ import torch
 from tiny_networks import BOTH, tiny_pipeline
 from toy_fits import write_toys
 
-from diffusion.fuse import DRAWN_WHOLLY
+from diffusion.fuse import DRAWN_WHOLLY, drawn_share
 from diffusion.inputs.repair_inputs import RepairInputs, network_clips
 from diffusion.models.denoiser import LiteVideoUNet
 from diffusion.models.fusion import FusionNetwork
 from diffusion.models.patch_autoencoder import PatchAutoencoder
+from diffusion.models.vae import decode_clip
 from diffusion.sampling.conditioning import encode_mean
 from diffusion.train import denoiser
 from diffusion.train.denoiser import DenoiserConfig, denoiser_loss
@@ -136,7 +137,18 @@ def test_the_loss_is_zero_for_the_true_residual(fits, paths):
         trained, _ = denoiser_loss(pipe, batch, seeded(0), DenoiserConfig())
     perfect = Perfect(clean, pipe.scheduler.network_alphas_cumprod)
     object.__setattr__(pipe, "unet", perfect)
-    loss, logs = denoiser_loss(pipe, batch, seeded(0), DenoiserConfig())
+    seen = []
+
+    def perceptual(rgb, target):
+        seen.append((rgb, target))
+        return (rgb - target).abs().mean()
+
+    loss, logs = denoiser_loss(pipe, batch, seeded(0), DenoiserConfig(perceptual_weight=0.5), perceptual)
+    # the frames that the true residual stands for: the truth as the autoencoder keeps it, where something is drawn
+    kept = decode_clip(pipe.vae, target, 8)[:, :3]
+    expected = torch.lerp(batch.fused[:, :3], kept, drawn_share(batch.certainty)).clamp(-1.4, 1.4)
+    torch.testing.assert_close(2 * seen[0][0].unflatten(0, (2, 3)).transpose(1, 2) - 1, expected, atol=1e-4, rtol=0)
+    loss = loss - 0.5 * logs["lpips"]
     assert float(loss) < 1e-6 < float(trained) and 0 <= logs["unsure"] <= 1
 
 
@@ -179,7 +191,7 @@ def config(tmp_path, monkeypatch, **changes) -> DenoiserConfig:
     if not (tmp_path / "fits").exists():
         write_toys(tmp_path / "fits")
         FusionNetwork(widths=(4, 8), source_width=4, blocks=(1, 1)).save_pretrained(tmp_path / "fusion")
-    given = {"output": tmp_path / "out", "steps": 4, "threads": 1, **changes}
+    given = {"output": tmp_path / "out", "steps": 4, "threads": 1, "perceptual_weight": 0.0, **changes}
     return DenoiserConfig(fits=tmp_path / "fits", fusion=tmp_path / "fusion", **given)
 
 

@@ -8,7 +8,7 @@ from loop_scene import aimed, textured
 from oracle import OracleRepairer
 
 from genfusion_ns.loop.captured import CapturedViews, SeenViews
-from genfusion_ns.loop.repairers.base import IdentityRepairer
+from genfusion_ns.loop.repairers.base import IdentityRepairer, RepairedClip
 from genfusion_ns.loop.round import render_clip
 from genfusion_ns.loop.supervision import agreement
 from genfusion_ns.loop.supervision.refine import refine_clip, with_photos
@@ -210,3 +210,24 @@ def test_a_photo_without_measured_depth_is_half_as_sure_as_its_render_is_opaque(
     assert source.rgb is view.photo and source.depth is view.depth and source.confidence is view.confidence
     known = seen()[0]
     assert known.confidence.min() == 1 and torch.equal(known.depth, textured(CAPTURED[0]).depth)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_what_is_no_better_than_the_render_is_not_believed(told):
+    """By the repairer's own word, or where it has none by how far it changed a pixel."""
+
+    class HalfChanged:
+        name, fingerprint = "half", ""
+
+        def repair(self, clip, reference):
+            rgb = clip.rgb.clone()
+            rgb[:, :, :20] = 1 - rgb[:, :, :20]
+            gain = torch.full_like(clip.depth, 0.25) if told else None
+            return RepairedClip(rgb, 1 / clip.depth, 0.8 * torch.ones_like(clip.depth), metric=True, gain=gain)
+
+    for frame in refined_clip(HalfChanged()).frames:
+        if told:
+            torch.testing.assert_close(frame.confidence, torch.full_like(frame.confidence, 0.2))
+        else:
+            assert frame.confidence[:, 20:].max() == 0
+            assert frame.confidence[:, :20].mean() > 0.2 and frame.confidence.max() <= 0.8

@@ -9,12 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from loop_scene import aimed, textured
-from oracle import OracleRepairer
+from oracle import EchoRepairer, OracleRepairer
 from rich.console import Console
 
 from genfusion_ns.loop.captured import CapturedViews
 from genfusion_ns.loop.config import LoopConfig
-from genfusion_ns.loop.repairers.base import IdentityRepairer
 from genfusion_ns.loop.round import Loop
 from genfusion_ns.loop.round_table import round_line, round_table
 from genfusion_ns.loop.state import LoopState
@@ -168,7 +167,7 @@ def rounds(*splats, keeper=None, held=SPARED) -> LoopState:
     """One round per stage of the splats, then the end of the loop with the last stage."""
     state = LoopState(GeneratedViews(99))
     for k, render in enumerate(splats[:-1]):
-        Loop(CONFIG, IdentityRepairer(), 0, state).round(k, render, photos(), splats=keeper, held=photos(held))
+        Loop(CONFIG, EchoRepairer(), 0, state).round(k, render, photos(), splats=keeper, held=photos(held))
     judge(splats[-1], state, keeper, held)
     return state
 
