@@ -101,6 +101,7 @@ def test_this_machine_is_asked(tmp_path, monkeypatch):
     assert gpu.unused_gpu("2.13.0", "13.0") is None  # hidden on purpose
 
 
+@pytest.mark.slow
 def test_the_plugin_warns_once_where_there_is_a_gpu_that_torch_cannot_use(tmp_path):
     stub_nvidia_smi(tmp_path)
     code = "import genfusion_ns.plugin.config, genfusion_ns.plugin.config as again"

@@ -18,6 +18,8 @@ from diffusion.sampling.conditioning import clip_context
 from diffusion.sampling.guidance import guide
 from diffusion.schedulers import RescaledDDIMScheduler
 
+pytestmark = pytest.mark.slow
+
 GUIDANCE_RESCALE = 0.7
 
 

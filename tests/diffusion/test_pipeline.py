@@ -276,6 +276,7 @@ def test_channels_last_changes_rounding_only():
     assert difference(repaired(pipe, **clip()), plain) < 1e-4
 
 
+@pytest.mark.slow
 def test_compiled_in_place_it_still_saves(tmp_path):
     # One level: tracing takes longer than running.
     unet = {**LITE.unet, "block_out_channels": (16,)}

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from diffusion.pipeline import RGBDVideoRepairPipeline
 
+pytestmark = pytest.mark.slow
+
 
 def outside(clip: Tensor) -> Tensor:
     """[C, T, H, W] in [-1, 1] -> [T, H, W, C] in [0, 1]."""

@@ -21,6 +21,8 @@ from genfusion_ns.loop.view_buffer import GeneratedViews
 from genfusion_ns.raster.choose import choose_rasterizer
 from genfusion_ns.seeding import order_index
 
+pytestmark = pytest.mark.slow
+
 STEPS = 210
 CAPTURED = [aimed((2.6 * x, 2.6 * y, 1.0)).resized(48, 36) for x, y in ((1, -0.5), (1, 0), (1, 0.5))]
 UNSEEN = [aimed((2.5, y, z)).resized(48, 36) for y, z in ((-2.0, 0.6), (-0.7, 1.4), (0.6, 0.3), (1.9, 0.8))]

@@ -230,6 +230,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_killed_while_writing(tmp_path):
     for attempt in range(4):
         folder = tmp_path / str(attempt)

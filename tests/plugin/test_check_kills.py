@@ -26,6 +26,7 @@ def test_two_kills_one_in_a_round_change_nothing():
     assert "ended like the unbroken one" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_whole_pool_in_its_own_folder(scene, make_config, train):
     """Also where no round follows the checkpoint."""
 

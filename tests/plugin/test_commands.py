@@ -219,6 +219,7 @@ def test_loading_a_run_without_checkpoint_says_so(run, tmp_path):
         load_run(tmp_path / "config.yml")
 
 
+@pytest.mark.slow
 def test_user_error_reaches_the_shell_as_one_message(tmp_path):
     """ns-train itself, in a process of its own: exit status 2 and no traceback."""
     import subprocess

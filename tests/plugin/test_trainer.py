@@ -59,6 +59,7 @@ def eventful(scene, make_config):
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saved", [3, 15, 21])
 def test_resume_continues_bit_for_bit(eventful, train, monkeypatch, saved):
     """Killed some steps after a checkpoint (before, at and after densification), a run ends with the same tensors."""
@@ -105,6 +106,7 @@ def test_a_signal_ends_the_step_and_nothing_is_lost(eventful, train, monkeypatch
     assert_same(final_state(whole), final_state(second))
 
 
+@pytest.mark.slow
 def test_a_signal_cuts_a_round_off_and_the_resumed_run_makes_up_for_it(eventful, train, monkeypatch):
     """Rounds take minutes, and those who send SIGTERM kill after seconds."""
     eventful = functools.partial(eventful, repairer="classical")

@@ -39,6 +39,7 @@ def bench_gpu(monkeypatch: pytest.MonkeyPatch):
     return bench_gpu
 
 
+@pytest.mark.slow
 def test_it_runs_with_the_packages_that_it_names(bench_gpu):
     """In a process of its own, on a CPU; also nothing but JSON goes to standard output."""
     arguments = f"--device cpu --weights lite --sampler-steps 1 --json - {TINY}".split()

@@ -146,6 +146,7 @@ def test_demo_explains_itself_without_installing_anything(spaced_copy, tmp_path)
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["-m genfusion_ns.commands.benchmark", str(REPO / "scripts/demo_run.py")])
 def test_python_scripts_explain_themselves(call, tmp_path):
     shown = bash([sys.executable, *call.split(), "--help"], tmp_path)

@@ -20,6 +20,7 @@ def config(scene, output, **changes):  # noqa: F811
     return StereoTrainConfig(**{**settings, **changes})
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_bits(scene, tmp_path):  # noqa: F811
     whole = train(config(scene, tmp_path / "a"))
     train(config(scene, tmp_path / "b", stop_after=3))

@@ -20,6 +20,8 @@ from genfusion_ns.synthetic.poses import cameras_along
 from genfusion_ns.synthetic.render import Scene, Studio, Thing
 from genfusion_ns.synthetic.things import cushion, scattered
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = ("rooms", "tables", "facades", "clutter", "terrains", "points", "menger", "tree")
 
 

@@ -196,6 +196,7 @@ def test_an_output_folder_that_cannot_be_written_is_told_before_the_work(monkeyp
     assert status == 2 and f"can't write to {out}: {tmp_path / 'out'} is a file" in error and text == ""
 
 
+@pytest.mark.slow
 def test_as_a_module_it_needs_no_nerfstudio_and_no_traceback(tmp_path):
     for name in ("nerfstudio", "genfusion_ns"):
         (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} was imported')")

@@ -28,6 +28,8 @@ from diffusion.models.unet import RGBDVideoUNet
 from diffusion.models.vae import make_vae
 from diffusion.schedulers import RescaledDDIMScheduler
 
+pytestmark = pytest.mark.slow
+
 
 def save(state: dict[str, Tensor], path: Path) -> Path:
     torch.save({"state_dict": state}, path)

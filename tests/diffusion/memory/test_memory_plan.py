@@ -21,6 +21,8 @@ from diffusion.memory.blueprint import Blueprint, read_blueprint
 from diffusion.memory.memory_plan import ALLOWANCE, MIB, MemoryPlan, Run, parse_bytes, plan_memory
 from diffusion.memory.tracing import trace
 
+pytestmark = pytest.mark.slow
+
 RUN = Run(frames=4, height=64, width=96, steps=2, guidance=False)
 
 
