@@ -7,6 +7,10 @@ import warnings
 _NOISE: tuple[tuple[str, type[Warning]], ...] = (
     # Nerfstudio 1.1.5 on torch >= 2.4: in its activations at import, and in its trainer.
     (r"`torch\.cuda\.amp\.(custom_fwd|custom_bwd|GradScaler)\(", FutureWarning),
+    # torch, where Nerfstudio's trainer moves the learning rates on after a step that the optimisers left out.
+    (r"Detected call of `lr_scheduler\.step\(\)` before `optimizer\.step\(\)`", UserWarning),
+    # numba beside an old TBB, of a threading layer that is not used here.
+    (r"The TBB threading layer requires TBB", Warning),
     # viser, of pictures in the panel, which hold their data themselves.
     (r"No `image_root` provided", UserWarning),
 )

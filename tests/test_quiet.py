@@ -18,6 +18,8 @@ def test_only_the_known_warnings_are_silenced():
         warnings.warn("`torch.cuda.amp.custom_fwd(args...)` is deprecated. Please use ...", FutureWarning, stacklevel=1)
         warnings.warn("`torch.cuda.amp.GradScaler(args...)` is deprecated.", FutureWarning, stacklevel=1)
         warnings.warn("No `image_root` provided. All relative paths ...", UserWarning, stacklevel=1)
+        warnings.warn("Detected call of `lr_scheduler.step()` before `optimizer.step()`. In", UserWarning, stacklevel=1)
+        warnings.warn("The TBB threading layer requires TBB version 2021 update 6", UserWarning, stacklevel=1)
         assert not heard
         warnings.warn("`torch.cuda.amp.autocast(args...)` is deprecated.", FutureWarning, stacklevel=1)
         warnings.warn("your data is odd", UserWarning, stacklevel=1)
