@@ -1,5 +1,5 @@
 """New splats where repaired frames show surfaces that the splats lack: GenFusion's content expansion (where opacity is
-low, or depth disagrees), in every mode, checked against the captured views, thinned and capped."""
+low, or where floaters hide it), in every mode, checked against the captured views, thinned and capped."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from genfusion_ns.loop.supervision.refine import RefinedFrame
 
 EMPTY = 0.5
 """Opacity below which a render has nothing to show."""
-OTHER_DEPTH = 0.3
-"""Relative difference from which a repaired depth is another surface than the rendered one."""
+BEHIND = 2.0
+"""A repaired surface that lies this many times as far as the rendered one: what was rendered is a floater. With any
+difference of 30 % or more instead (the official rule), splats that are right already are doubled: 3 photos of llff_fern
+lose 0.4 dB and 8 % of LPIPS."""
 BELIEVED = 0.1
 """Least confidence and agreement of a pixel that may become a splat."""
 FREE = 0.1
@@ -76,8 +78,8 @@ def missing_region(frame: RefinedFrame) -> Tensor:
     near, far = (float(measured.kthvalue(max(1, math.ceil(q * len(measured)))).values) for q in (0.01, 0.99))
     depth = 1.0 / frame.disparity.clamp_min(1e-9)
     sane = (frame.disparity > 0) & (depth > near / 3.0) & (depth < far * 3.0)
-    other = solid & ((depth - frame.depth).abs() > OTHER_DEPTH * frame.depth)
-    return (sane & (frame.confidence >= BELIEVED) & (~solid | other))[..., 0]
+    floats = solid & (depth > BEHIND * frame.depth)
+    return (sane & (frame.confidence >= BELIEVED) & (~solid | floats))[..., 0]
 
 
 def in_free_space(xyz: Tensor, view: SeenView) -> Tensor:

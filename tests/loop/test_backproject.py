@@ -74,12 +74,11 @@ def test_nothing_is_missing_where_splats_are_right():
     assert len(missing_points(truthful(SIDE, textured), seen(textured).near(SIDE, 3), 1.0).xyz) == 0
 
 
-def test_another_depth_is_another_surface():
-    far = lambda c: replace(textured(c), depth=2 * textured(c).depth)  # noqa: E731
-    region = missing_region(truthful(SIDE, far))
-    assert region.all()
-    slightly = lambda c: replace(textured(c), depth=1.1 * textured(c).depth)  # noqa: E731
-    assert not missing_region(truthful(SIDE, slightly)).any()
+@pytest.mark.parametrize(("factor", "floats"), [(0.4, True), (0.7, False), (1.1, False), (2.0, False)])
+def test_what_a_floater_hides_is_missing(factor, floats):
+    """A render at a share of the true depth; splats behind the surface leave the surface to supervision."""
+    region = missing_region(truthful(SIDE, lambda c: replace(textured(c), depth=factor * textured(c).depth)))
+    assert region.all() if floats else not region.any()
 
 
 @pytest.mark.parametrize(
@@ -115,7 +114,8 @@ def test_points_in_free_space_are_refused():
 
 def test_a_floater_that_a_repairer_invents_before_the_cameras_is_refused():
     frame = truthful(CAPTURED[1], textured)
-    invented = replace(frame, disparity=torch.full((72, 96, 1), 1 / 1.2))
+    hole = (torch.arange(96) >= 48).float().view(1, 96, 1).expand(72, 96, 1)
+    invented = replace(frame, disparity=torch.full((72, 96, 1), 1 / 1.2), alpha=hole)
     assert missing_region(invented).any()
     assert len(missing_points(invented, seen(textured).near(frame.camera, 3), 1.0).xyz) == 0
 
