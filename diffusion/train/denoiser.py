@@ -66,7 +66,9 @@ class DenoiserConfig(StepsConfig):
 def train(config: DenoiserConfig) -> RGBDVideoRepairPipeline:
     """Run to the end, from the newest checkpoint in `config.output`; returns the pipeline with averaged weights."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    fits = FusedFits(FusionNetwork.from_pretrained(config.fusion, torch_dtype=torch.float32))
+    fusion = FusionNetwork.from_pretrained(config.fusion, torch_dtype=torch.float32)
+    nn.Module.to(fusion, device)
+    fits = FusedFits(fusion)
     pipeline = begin(config, fits)
     lpips = Lpips().to(device) if config.perceptual_weight else None
     networks = nn.ModuleDict({"unet": pipeline.unet, "resampler": pipeline.resampler}).train().to(device)
@@ -196,6 +198,6 @@ def averaged_pipeline(
     averaged = copy.deepcopy(networks).cpu()
     averaged.load_state_dict({name: value.cpu() for name, value in state.average.items()})
     components = {**pipeline.components, **{name: averaged[name].eval() for name in ("unet", "resampler")}}
-    components["vae"] = copy.deepcopy(pipeline.vae).cpu()
+    components |= {name: copy.deepcopy(getattr(pipeline, name)).cpu() for name in ("vae", "fusion")}
     settings = {**LITE.settings, "residual_scale": pipeline.config["residual_scale"]}
     return RGBDVideoRepairPipeline(**components, **settings)

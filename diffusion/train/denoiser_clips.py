@@ -41,7 +41,7 @@ class DenoiserBatch:
 
 
 class FusedFits:
-    """What a frozen fusion network makes of fits, kept in float16."""
+    """What a frozen fusion network, on any device, makes of fits; kept on the CPU in float16."""
 
     def __init__(self, fusion: FusionNetwork, kept: int = 400) -> None:
         self.fusion = fusion.eval().requires_grad_(False)
@@ -54,10 +54,10 @@ class FusedFits:
         frames, height, width = fit.target_rgb.shape[:3]
         clip = fit_clip(path, snapshot, range(frames), (0, 0, height, width), PHOTOS)
         maps = (padded(x[None], self.fusion.multiple) for x in (clip.rgb, clip.alpha, clip.disparity, clip.sources))
-        fused = self.fusion(*maps)
+        fused = self.fusion(*(x.to(self.fusion.device) for x in maps))
         kept_warps.cache_clear()  # the fused frames are kept in their place
         parts = fused.rgb.clamp(0, 1), fused.disparity, fused.certainty
-        rgb, disparity, certainty = (x[0, ..., :height, :width].half() for x in parts)
+        rgb, disparity, certainty = (x[0, ..., :height, :width].half().cpu() for x in parts)
         return rgb, disparity, certainty
 
     def clip(

@@ -1,4 +1,4 @@
-"""Training of the fusion network on the make-believe device, and repair by what it wrote."""
+"""Training of fusion network and denoiser on the make-believe device, and repair by what they wrote."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import json
 import pytest
 import torch
 from simulated_cuda import SimTensor
-from tiny_networks import FUSION_ARGUMENTS, clip, warped
+from tiny_networks import BOTH, FUSION_ARGUMENTS, clip, seeded, warped
 from toy_fits import write_toys
 
 from diffusion.models.fusion import FusionNetwork
 from diffusion.pipeline import RGBDVideoRepairPipeline
-from diffusion.train import fusion
+from diffusion.train import denoiser, fusion
+from diffusion.train.denoiser import DenoiserConfig
 from diffusion.train.fit_clips import Window
 from diffusion.train.fusion import FusionConfig
 
@@ -38,13 +39,27 @@ def test_the_fusion_network_trains_on_the_device_and_what_it_writes_loads_anywhe
         torch.testing.assert_close(value.float(), trained.state_dict()[name].cpu(), atol=1e-3, rtol=1e-2)
 
 
+def test_the_denoiser_trains_on_the_device_and_what_it_writes_loads_anywhere(cuda, tmp_path, monkeypatch):
+    monkeypatch.setattr(denoiser, "LITE", BOTH)
+    monkeypatch.setattr(denoiser, "WINDOWS", (Window(2, 16, 24),))
+    write_toys(tmp_path / "fits")
+    FusionNetwork(**FUSION_ARGUMENTS).save_pretrained(tmp_path / "fusion")
+    common = {"fits": tmp_path / "fits", "fusion": tmp_path / "fusion", "output": tmp_path / "out"}
+    trained = denoiser.train(DenoiserConfig(steps=2, perceptual_weight=0.0, **common))
+    assert not any(isinstance(p, SimTensor) for p in trained.unet.parameters())
+    loaded = RGBDVideoRepairPipeline.from_pretrained(tmp_path / "out" / "pipeline", torch_dtype=torch.float32)
+    loaded.set_progress_bar_config(disable=True)
+    output = loaded(**clip(), warped=warped(), generator=seeded(0))
+    assert type(output.rgb) is torch.Tensor and bool(output.rgb.isfinite().all())
+
+
 @pytest.mark.parametrize("size", [(48, 80), (272, 480)], ids=["trained", "larger"])
 def test_bundled_weights_repair_on_the_device_as_on_a_cpu(cuda, size):
     given = {**clip(0, 2, *size), "warped": warped(0, 2, *size)}
     pipeline = RGBDVideoRepairPipeline.from_pretrained("lite", torch_dtype=torch.float32)
-    expected = pipeline(**given)
+    expected = pipeline(**given, generator=seeded(0))
     pipeline.to("cuda")
-    found = pipeline(**{name: value.to("cuda") for name, value in given.items()})
+    found = pipeline(**{name: value.to("cuda") for name, value in given.items()}, generator=seeded(0))
     assert isinstance(found.rgb, SimTensor)
     torch.testing.assert_close(found.rgb.cpu(), expected.rgb, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found.certainty.cpu(), expected.certainty, rtol=1e-3, atol=1e-4)
