@@ -230,7 +230,8 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
                 for each clip, the same number of photos for each.
             warped: [T,S,8,H,W], what S photos show of each frame, see `source_views.warp_sources`. None = nothing is
                 known of that; only a fusion network looks at it.
-            num_inference_steps: steps of the sampler; None = the weights' default, as for the next two.
+            num_inference_steps: steps of the sampler; None = the weights' default, as for the next two. With a fusion
+                network, 0 draws nothing: the fused frames are the result.
             guidance_scale: 1 = no guidance, and half the work.
             guidance_rescale: see `guidance.rescale`, in [0, 1].
             guidance_interval: noise levels, as shares of the training timesteps, at which guidance is used.
@@ -262,12 +263,13 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
             batched=batch_guidance,
         )
         train_timesteps = len(self.scheduler) if self.scheduler is not None else 1000
-        check_numbers(steps, train_timesteps, strength, eta, vae_chunk, min_frames, output_type)
+        only_fuses = steps == 0 and self.fusion is not None and output_type != "latent"
+        check_numbers(steps + only_fuses, train_timesteps, strength, eta, vae_chunk, min_frames, output_type)
         inputs = check_inputs(rgb, depth, alpha, references, self._execution_device, warped, self.unet is not None)
         fused = None if self.fusion is None else fuse_clip(self.fusion, inputs)
         if self.unet is None and (fused is None or output_type == "latent"):
             raise UserError("these weights hold no video diffusion model; expected output_type 'pt' or 'np'")
-        done = fused is not None and output_type != "latent" and not bool(fused.to_draw.any())
+        done = only_fuses or (fused is not None and output_type != "latent" and not bool(fused.to_draw.any()))
         if fused is not None and (done or self.unet is None):
             self.maybe_free_model_hooks()
             return self._output(fused, inputs.batched, output_type)

@@ -83,7 +83,7 @@ def test_seeds_change_what_is_unsure_and_nothing_else(pipe, holey):
     first, again, second = (drawn(pipe, holey, seed) for seed in (0, 0, 1))
     assert torch.equal(first.rgb, again.rgb)
     share = drawn_share(first.certainty)
-    assert share.mean() > 0.1 and (share == 0).float().mean() > 0.1
+    assert share.mean() > 0.05 and (share == 0).float().mean() > 0.1
     off = (first.rgb - second.rgb).abs().mean(-1, keepdim=True)
     assert off[share == 0].max() == 0
     assert float((off * share).sum() / share.sum()) > 0.01

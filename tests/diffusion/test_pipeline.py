@@ -351,3 +351,13 @@ def test_temperature_is_the_noises_deviation():
     given = torch.randn(1, 8, 3, 4, 6, generator=seeded(5))
     outputs = [repaired(pipe, 0, **clip(), latents=given, output_type="latent").rgb for pipe in (cold, warm)]
     assert torch.equal(*outputs)  # noise that is given is taken as it is
+
+
+def test_without_steps_the_fused_frames_are_the_result():
+    pipe = tiny_pipeline(FUSION_FIRST)
+    fused = RGBDVideoRepairPipeline(fusion=pipe.fusion)(**clip(), warped=warped())
+    found = pipe(**clip(), warped=warped(), num_inference_steps=0)
+    assert torch.equal(found.rgb, fused.rgb) and torch.equal(found.certainty, fused.certainty)
+    for wrong in (pipe, tiny_pipeline(LITE)):
+        with pytest.raises(UserError, match="num_inference_steps is 0"):
+            wrong(**clip(), num_inference_steps=0, output_type="latent")

@@ -151,6 +151,9 @@ class DiffusionRepairer:
         from diffusion.memory.memory_plan import Run, parse_bytes, plan_memory
 
         blueprint = read_blueprint(folder)
+        if "fusion" in blueprint.modules and not self.options["num_inference_steps"]:
+            self.options["num_inference_steps"] = 0  # see `DiffusionConfig.steps`
+            blueprint = read_blueprint(folder, skip=("unet", "vae", "resampler"))
         if self.dtype is None:
             self.dtype = automatic_dtype(self.device, official="image_encoder" in blueprint.modules)
         advised = blueprint.settings.get("default_guidance_scale", 3.2)
