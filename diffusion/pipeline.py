@@ -76,8 +76,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         disparity_rule: "minmax" (official) or "percentile", see `preprocess`.
         reference_size: height and width that photos are brought to where there is no image encoder.
         token_patch: side of a photo's token in latent positions where there is no image encoder.
-        residual_scale: None = the denoiser draws the frames' latents; else it draws what is missing from the latents of
-            the frames that it is given, divided by these numbers, one per latent channel.
+        residual_scale: None = the denoiser draws latents; else what the given frames' latents lack, divided by these.
         temperature: deviation of the initial noise; below 1 samples differ less and lie nearer to their mean.
         default_steps, default_guidance_scale, default_guidance_rescale: what a call uses unless told otherwise.
     """
@@ -230,8 +229,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
                 for each clip, the same number of photos for each.
             warped: [T,S,8,H,W], what S photos show of each frame, see `source_views.warp_sources`. None = nothing is
                 known of that; only a fusion network looks at it.
-            num_inference_steps: steps of the sampler; None = the weights' default, as for the next two. With a fusion
-                network, 0 draws nothing: the fused frames are the result.
+            num_inference_steps: of the sampler; None = the weights' default, as for the next two; 0 = only fuse.
             guidance_scale: 1 = no guidance, and half the work.
             guidance_rescale: see `guidance.rescale`, in [0, 1].
             guidance_interval: noise levels, as shares of the training timesteps, at which guidance is used.
