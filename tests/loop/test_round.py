@@ -302,9 +302,9 @@ def test_loss_is_the_weighted_sum_of_its_parts(around):
 def test_config_scales_with_the_run():
     config = LoopConfig().scaled_to(700)
     assert (config.start, config.every, config.until) == (100, 100, 450)
-    assert [k for k in range(701) if config.is_round_due(k, 700)] == [100, 200, 300, 400, 500]
-    assert config.generated_weight(100) == config.generated_weight(600) == config.generated_weight(650) == 0
-    assert config.generated_weight(350) == config.weight
+    assert [k for k in range(701) if config.is_round_due(k, 700)] == [100, 200, 300, 400]
+    assert config.generated_weight(100) == config.generated_weight(450) == config.generated_weight(650) == 0
+    assert config.generated_weight(275) == config.weight
 
 
 def test_loop_can_be_switched_off():
