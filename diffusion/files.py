@@ -13,14 +13,10 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield the name of a temporary file to write; on success it takes the place of `path`, on failure it is deleted.
     The folder is made if it isn't there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(path)
+    # beside the target, and with its ending, which writers go by
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def temporary_path(path: Path) -> Path:
-    """Where to write before `os.replace`: beside the target, and with its ending, which writers go by."""
-    return path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")

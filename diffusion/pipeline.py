@@ -261,14 +261,14 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
             batched=batch_guidance,
         )
         train_timesteps = len(self.scheduler) if self.scheduler is not None else 1000
-        only_fuses = steps == 0 and self.fusion is not None and output_type != "latent"
-        check_numbers(steps + only_fuses, train_timesteps, strength, eta, vae_chunk, min_frames, output_type)
+        latent = output_type == "latent"
+        fewest = 0 if self.fusion is not None and not latent else 1
+        check_numbers(steps, fewest, train_timesteps, strength, eta, vae_chunk, min_frames, output_type)
         inputs = check_inputs(rgb, depth, alpha, references, self._execution_device, warped, self.unet is not None)
         fused = None if self.fusion is None else fuse_clip(self.fusion, inputs)
-        if self.unet is None and (fused is None or output_type == "latent"):
+        if self.unet is None and (fused is None or latent):
             raise UserError("these weights hold no video diffusion model; expected output_type 'pt' or 'np'")
-        done = only_fuses or (fused is not None and output_type != "latent" and not bool(fused.to_draw.any()))
-        if fused is not None and (done or self.unet is None):
+        if fused is not None and not latent and not (self.unet and steps and bool(fused.to_draw.any())):
             self.maybe_free_model_hooks()
             return self._output(fused, inputs.batched, output_type)
         box = letterbox(*inputs.rgb.shape[1:4], multiple=self.size_multiple, min_frames=min_frames)
@@ -297,7 +297,7 @@ class RGBDVideoRepairPipeline(DiffusionPipeline):
         options = {"eta": eta, "generator": generator}
         latents = self._sample(denoiser, start, steps, options, step_noise, callback_on_step_end)
         latents = base + scale * latents
-        if output_type == "latent":
+        if latent:
             self.maybe_free_model_hooks()
             return RepairOutput(rgb=latents, disparity=None)
         decoded = decode_clip(self.vae, latents.to(self.vae.dtype), vae_chunk).float()

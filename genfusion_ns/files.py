@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,6 +40,20 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Write `data` to `path`, which holds the old or the new content, whole (`replacing`)."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def check_output(output: Path, endings: Sequence[str] = ()) -> None:
+    """See that a command can write the file that `--output` names, with any ending unless `endings` says which.
+
+    Raises:
+        UserError: it has none of the endings, or its folder does not exist.
+    """
+    if endings and output.suffix not in endings:
+        raise UserError(
+            f"--output is {output}; expected a name that ends in {', '.join(endings[:-1])} or {endings[-1]}."
+        )
+    if not output.parent.is_dir():
+        raise UserError(f"the folder {output.parent} does not exist; create it, or choose another --output.")
 
 
 @contextmanager

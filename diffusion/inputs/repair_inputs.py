@@ -196,12 +196,20 @@ def _shape(value: Any) -> list[int]:
 
 
 def check_numbers(
-    steps: int, train_timesteps: int, strength: float, eta: float | None, chunk: int, min_frames: int, kind: str
+    steps: int,
+    fewest: int,
+    train_timesteps: int,
+    strength: float,
+    eta: float | None,
+    chunk: int,
+    min_frames: int,
+    kind: str,
 ) -> None:
-    """Raise UserError unless the plain arguments of a call of the pipeline are in range."""
-    for name, value in (("num_inference_steps", steps), ("vae_chunk", chunk), ("min_frames", min_frames)):
-        if value < 1 or value != int(value):
-            raise UserError(f"{name} is {value}; expected a whole number of at least 1")
+    """Raise UserError unless the plain arguments of a call of the pipeline are in range; `fewest` steps will do."""
+    counts = ("num_inference_steps", steps, fewest), ("vae_chunk", chunk, 1), ("min_frames", min_frames, 1)
+    for name, value, least in counts:
+        if value < least or value != int(value):
+            raise UserError(f"{name} is {value}; expected a whole number of at least {least}")
     if steps >= train_timesteps:
         raise UserError(f"num_inference_steps is {steps}; expected fewer than {train_timesteps}")
     if not 0 < strength <= 1:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diffusion.errors import UserError
-from diffusion.files import temporary_path
+from diffusion.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,6 @@ class TrainState:
     def save(self, folder: Path) -> Path:
         """Write a checkpoint, and remove all but the newest two. Raises OSError if there is no room; all old ones stay
         then."""
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"step_{self.step:07d}.safetensors"
         optimizer = self.optimizer.state_dict()
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
@@ -45,16 +44,9 @@ class TrainState:
         for index, entry in optimizer["state"].items():
             tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in entry.items()}
         facts = {"step": self.step, "skipped": self.skipped, "groups": optimizer["param_groups"]}
-        partial = temporary_path(path)
-        try:
-            save_file(
-                {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
-                partial,
-                {"facts": json.dumps(facts)},
-            )
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        with replacing(path) as temporary:
+            save_file(stored, temporary, {"facts": json.dumps(facts)})
         for old in checkpoints(folder)[:-KEPT]:
             old.unlink()
         return path

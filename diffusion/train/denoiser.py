@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from diffusion.configurations import LITE
 from diffusion.factory import make_modules, make_scheduler
+from diffusion.files import replacing
 from diffusion.fuse import drawn_share
 from diffusion.inputs.preprocess import latent_opacity, percentile_disparity
 from diffusion.models.fusion import FusionNetwork
@@ -30,12 +31,10 @@ from diffusion.schedulers import RescaledDPMSolverScheduler
 from diffusion.train.checkpoint import TrainState, average_of
 from diffusion.train.denoiser_clips import DenoiserBatch, FusedFits, make_batch
 from diffusion.train.denoiser_scores import scores
-from diffusion.train.fit_clips import Window, kept_fit
+from diffusion.train.fit_clips import WINDOWS, kept_fit
 from diffusion.train.fusion import Lpips, find_fits
 from diffusion.train.steps import StepsConfig, train_steps
 
-WINDOWS = (Window(6, 96, 128), Window(4, 112, 160), Window(8, 80, 112), Window(5, 128, 96), Window(4, 160, 112))
-"""Sizes of the clips by turns; each costs about the same."""
 FITTED = 48
 """Fits that the autoencoder and the residual's size are found from."""
 IMPORTANCE = (1.0, 1.0, 1.0, 0.4)
@@ -112,7 +111,8 @@ def begin(config: DenoiserConfig, fits: FusedFits) -> RGBDVideoRepairPipeline:
         files = files[:: max(1, len(files) // FITTED)]
         modules["vae"].fit(map(plain_frames, files), IMPORTANCE)
         modules["vae"].save_pretrained(kept)
-        scale.write_text(json.dumps(residual_scale(modules["vae"], fits, files, config)), encoding="utf-8")
+        with replacing(scale) as temporary:
+            temporary.write_text(json.dumps(residual_scale(modules["vae"], fits, files, config)), encoding="utf-8")
     modules["vae"] = PatchAutoencoder.from_pretrained(kept).eval().requires_grad_(False)
     settings = {**LITE.settings, "residual_scale": json.loads(scale.read_text(encoding="utf-8"))}
     return RGBDVideoRepairPipeline(**modules, scheduler=make_scheduler(LITE), **settings)  # pyright: ignore[reportArgumentType]

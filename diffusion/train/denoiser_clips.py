@@ -14,7 +14,16 @@ from diffusion.fuse import drawn_share, padded
 from diffusion.inputs.preprocess import given_range_disparity, percentile_disparity
 from diffusion.inputs.source_views import PHOTOS
 from diffusion.models.fusion import FusionNetwork
-from diffusion.train.fit_clips import Window, cut, drawn_fit, fit_clip, inverted, kept_fit, kept_warps, recolouring
+from diffusion.train.fit_clips import (
+    Window,
+    choices,
+    drawn_window,
+    fit_clip,
+    inverted,
+    kept_fit,
+    kept_warps,
+    recolouring,
+)
 
 LEAST_DRAWN = 0.03
 """Share of a clip that should be the denoiser's to draw; a few clips are looked at to find one."""
@@ -78,27 +87,19 @@ def make_batch(
     fits: FusedFits, paths: Sequence[Path], capture_share: float, seed: int, step: int, size: int, window: Window
 ) -> DenoiserBatch:
     """`size` clips of a window's size of random fits, `capture_share` of them of captures, where there are any."""
-    captured = [path for path in paths if path.name.startswith("capture_")]
-    rendered = [path for path in paths if path not in captured]
-    random = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**62)
-    clips = []
-    for _ in range(size):
-        real = bool(torch.rand((), generator=random) < capture_share)
-        clips.append(_clip(fits, (captured if real else rendered) or paths, window, random))
+    clips = [_clip(fits, choice, window, random) for choice, random in choices(paths, capture_share, seed, step, size)]
     maps = [torch.stack([getattr(clip, f.name)[0] for clip in clips]) for f in fields(DenoiserBatch)[:3]]
     return DenoiserBatch(*maps, photos=[clip.photos[0] for clip in clips])
 
 
 def _clip(fits: FusedFits, paths: Sequence[Path], window: Window, random: torch.Generator) -> DenoiserBatch:
     for _ in range(LOOKS):
-        path = drawn_fit(paths, window, random)
-        fit = kept_fit(path)
-        snapshot = int(torch.randint(len(fit.render_rgb), (), generator=random))
-        frames, box = cut(fit, window, random)
+        path, snapshot, frames, box = drawn_window(paths, window, random)
         maps = fits.clip(path, snapshot, frames, box)
         if float(drawn_share(maps[2]).mean()) >= LEAST_DRAWN:
             break
-    photo = fit.sources[snapshot][int(torch.randint(len(fit.sources[snapshot]), (), generator=random))].rgb
+    photos = kept_fit(path).sources[snapshot]
+    photo = photos[int(torch.randint(len(photos), (), generator=random))].rgb
     return network_clip(maps, photo.movedim(-1, 0), random)
 
 

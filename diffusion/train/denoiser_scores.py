@@ -8,11 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffusion.fuse import drawn_share, fuse_clip
-from diffusion.inputs.repair_inputs import RepairInputs
+from diffusion.fuse import drawn_share
 from diffusion.inputs.source_views import PHOTOS
 from diffusion.pipeline import RGBDVideoRepairPipeline
-from diffusion.train.fit_clips import fit_clip, kept_fit
+from diffusion.train.fit_clips import fit_clip, inverted, kept_fit
 from diffusion.train.fusion import Lpips, psnr
 
 WORTH = 0.05
@@ -23,8 +22,7 @@ WORTH = 0.05
 def scores(pipeline: RGBDVideoRepairPipeline, files: Sequence[Path], frames: int = 8) -> dict[str, float]:
     """Means over clips of novel frames: dB and LPIPS of the fused frames and with what was drawn, the same error where
     something was drawn, sharpness there against the truth's, and how far two seeds differ there and elsewhere."""
-    lpips, fusion = Lpips(), pipeline.fusion
-    assert fusion is not None
+    lpips = Lpips()
     pipeline.set_progress_bar_config(disable=True)
     found: list[dict[str, float]] = []
     for path in files:
@@ -33,25 +31,15 @@ def scores(pipeline: RGBDVideoRepairPipeline, files: Sequence[Path], frames: int
         height, width = fit.target_rgb.shape[1:3]
         for snapshot in range(len(fit.render_rgb) if novel else 0):
             clip = fit_clip(path, snapshot, novel, (0, 0, height, width), PHOTOS)
-            rgb, depth, alpha = (
-                x.movedim(1, -1)
-                for x in (
-                    clip.rgb,
-                    torch.where(clip.disparity > 0, 1 / clip.disparity.clamp_min(1e-6), 0.0),
-                    clip.alpha,
-                )
-            )
-            photo = fit.sources[snapshot][0].rgb
-            drawn, other = (
-                pipeline(rgb, depth, alpha, photo, clip.sources, generator=torch.Generator().manual_seed(seed))
-                for seed in (0, 1)
-            )
-            share = drawn_share(torch.as_tensor(drawn.certainty)).movedim(-1, 1)
-            if float(share.mean()) >= WORTH:
-                seen = RepairInputs(rgb[None], depth[None], alpha[None], [[]], clip.sources[None], batched=True)
-                fused = fuse_clip(fusion, seen).rgb[0]
-                first, second = (torch.as_tensor(x.rgb).movedim(-1, 1) for x in (drawn, other))
-                found.append(_score(lpips, fused.movedim(-1, 1), first, second, share, clip.target))
+            rgb, depth, alpha = (x.movedim(1, -1) for x in (clip.rgb, inverted(clip.disparity), clip.alpha))
+            inputs = rgb, depth, alpha, fit.sources[snapshot][0].rgb, clip.sources
+            fused = pipeline(*inputs, num_inference_steps=0)
+            share = drawn_share(torch.as_tensor(fused.certainty)).movedim(-1, 1)
+            if float(share.mean()) < WORTH:
+                continue
+            drawn = [pipeline(*inputs, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+            clips = (torch.as_tensor(output.rgb).movedim(-1, 1) for output in (fused, *drawn))
+            found.append(_score(lpips, *clips, share=share, target=clip.target))
     means = {name: sum(x[name] for x in found) / len(found) for name in found[0]} if found else {}
     return {"clips": len(found), **{name: round(value, 4) for name, value in means.items()}}
 

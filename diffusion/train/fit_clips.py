@@ -3,7 +3,7 @@ step) alone, so that a resumed run sees the same."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -47,6 +47,10 @@ class Window:
     width: int
 
 
+WINDOWS = (Window(6, 96, 128), Window(4, 112, 160), Window(8, 80, 112), Window(5, 128, 96), Window(4, 160, 112))
+"""Sizes of the clips by turns; each costs about the same."""
+
+
 @lru_cache(maxsize=600)
 def kept_fit(path: Path) -> TrainingFit:
     """A fit, kept in memory."""
@@ -69,17 +73,34 @@ def make_batch(
     paths: Sequence[Path], capture_share: float, seed: int, step: int, size: int, window: Window, photos: int
 ) -> FusionBatch:
     """`size` clips of a window's size, of random fits; `capture_share` of them of captures, where there are any."""
+    clips = []
+    for choice, random in choices(paths, capture_share, seed, step, size):
+        place = drawn_window(choice, window, random)
+        clips.append(photographed(fit_clip(*place, photos, random), random))
+    return FusionBatch(*(torch.stack([getattr(clip, f.name) for clip in clips]) for f in fields(FusionBatch)))
+
+
+def choices(
+    paths: Sequence[Path], capture_share: float, seed: int, step: int, size: int
+) -> Iterator[tuple[Sequence[Path], torch.Generator]]:
+    """For each of a step's `size` clips the fits that it may come from, captures' or the others', and the random
+    numbers that it is drawn with, which all clips of the step take in turn."""
     captured = [path for path in paths if path.name.startswith("capture_")]
     rendered = [path for path in paths if path not in captured]
     random = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**62)
-    clips = []
     for _ in range(size):
         real = bool(torch.rand((), generator=random) < capture_share)
-        path = drawn_fit((captured if real else rendered) or paths, window, random)
-        fit = kept_fit(path)
-        snapshot = int(torch.randint(len(fit.render_rgb), (), generator=random))
-        clips.append(photographed(fit_clip(path, snapshot, *cut(fit, window, random), photos, random), random))
-    return FusionBatch(*(torch.stack([getattr(clip, f.name) for clip in clips]) for f in fields(FusionBatch)))
+        yield (captured if real else rendered) or paths, random
+
+
+def drawn_window(
+    paths: Sequence[Path], window: Window, random: torch.Generator
+) -> tuple[Path, int, list[int], tuple[int, int, int, int]]:
+    """A random fit, snapshot, frames and box: the first arguments of `fit_clip`."""
+    path = drawn_fit(paths, window, random)
+    fit = kept_fit(path)
+    snapshot = int(torch.randint(len(fit.render_rgb), (), generator=random))
+    return path, snapshot, *cut(fit, window, random)
 
 
 def drawn_fit(paths: Sequence[Path], window: Window, random: torch.Generator) -> Path:

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from diffusion.errors import UserError
-from diffusion.files import temporary_path
+from diffusion.files import replacing
 from diffusion.inputs.source_views import ClipCameras, SourceView
 
 FARTHEST = 3e4
@@ -57,13 +57,9 @@ def write_fit(path: Path, fit: TrainingFit) -> None:
         tensors[f"source{v}.confidence"] = to_bytes(source.confidence)
         tensors[f"source{v}.w2c"], tensors[f"source{v}.K"] = source.w2c.double(), source.K.double()
         tensors[f"source{v}.depth"] = torch.stack([to_half(views[v].depth) for views in fit.sources])
-    partial = temporary_path(path)
     contiguous = {name: value.contiguous() for name, value in tensors.items()}
-    try:
-        save_file(contiguous, partial, {"provenance": json.dumps(fit.provenance)})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        save_file(contiguous, temporary, {"provenance": json.dumps(fit.provenance)})
 
 
 def read_fit(path: Path) -> TrainingFit:

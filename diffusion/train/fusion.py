@@ -16,13 +16,11 @@ from diffusion.inputs.filling import filled
 from diffusion.inputs.source_views import PHOTOS
 from diffusion.models.fusion import TOLERANCE, Fused, FusionNetwork
 from diffusion.train.checkpoint import TrainState, average_of
-from diffusion.train.fit_clips import FusionBatch, Window, fit_clip, kept_fit, make_batch
+from diffusion.train.fit_clips import WINDOWS, FusionBatch, Window, fit_clip, kept_fit, make_batch
 from diffusion.train.steps import StepsConfig, train_steps
 
-WINDOWS = (Window(6, 96, 128), Window(4, 112, 160), Window(8, 80, 112), Window(5, 128, 96), Window(4, 160, 112))
-"""Sizes of the clips by turns; each costs about the same."""
 SMALL_WINDOWS = (Window(4, 64, 96), Window(3, 96, 64), Window(3, 80, 80), Window(6, 48, 80), Window(3, 64, 112))
-"""The same while a run begins."""
+"""As WINDOWS, while a run begins."""
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from rich.console import Console
 
 from genfusion_ns.bounds import ANY, COUNT, Bound, Bounds, check_bounds
 from genfusion_ns.camera_path import to_nerfstudio_camera_path
-from genfusion_ns.errors import UserError, exits_cleanly
-from genfusion_ns.files import write_atomic
+from genfusion_ns.errors import exits_cleanly
+from genfusion_ns.files import check_output, write_atomic
 from genfusion_ns.geometry import focus_point
 from genfusion_ns.loop.trajectories import interpolate, ring, spiral, surrounds, template_view, visiting_order
 
@@ -94,10 +94,9 @@ def run(arguments: CameraPathArguments) -> None:
     from genfusion_ns.plugin.runs import load_run
 
     check_bounds(arguments, "--")
+    check_output(arguments.output)
     cameras = [camera.to("cpu") for camera in load_run(arguments.load_config).training_cameras]
     path, closed = make_path(cameras, arguments)
-    if not arguments.output.parent.is_dir():
-        raise UserError(f"the folder {arguments.output.parent} does not exist; create it, or choose another --output.")
     content = to_nerfstudio_camera_path(path, fps=arguments.fps, is_cycle=closed)
     write_atomic(arguments.output, json.dumps(content).encode())
     console = Console()

@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 
 from genfusion_ns.errors import UserError, exits_cleanly
-from genfusion_ns.files import replacing
+from genfusion_ns.files import check_output, replacing
 from genfusion_ns.gaussians.export import exportable, ply_table, write_ply, write_spz
 
 SUFFIXES = (".ply", ".spz")
@@ -34,12 +34,9 @@ def run(arguments: Export) -> None:
     Raises:
         UserError: a path that cannot work, or nothing to write.
     """
-    if arguments.output.suffix not in SUFFIXES:
-        raise UserError(f"--output is {arguments.output}; expected a name that ends in {' or '.join(SUFFIXES)}.")
+    check_output(arguments.output, SUFFIXES)
     if arguments.provenance and arguments.output.suffix != ".ply":
         raise UserError(f"--provenance needs a .ply, but --output is {arguments.output}; .spz has no room for it.")
-    if not arguments.output.parent.is_dir():
-        raise UserError(f"the folder {arguments.output.parent} does not exist; create it, or choose another --output.")
     from genfusion_ns.gaussians.provenance import classify
     from genfusion_ns.plugin.runs import load_run
 

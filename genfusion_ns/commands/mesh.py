@@ -20,7 +20,7 @@ from torch import Tensor
 
 from genfusion_ns.bounds import ANY, NATURAL, POSITIVE, SHARE, Bound, Bounds, check_bounds
 from genfusion_ns.errors import UserError, exits_cleanly
-from genfusion_ns.files import replacing
+from genfusion_ns.files import check_output, replacing
 from genfusion_ns.gaussians.mesh import View, fuse_mesh
 
 if TYPE_CHECKING:
@@ -88,10 +88,7 @@ def run(arguments: MeshArguments) -> None:
     from genfusion_ns.plugin.runs import load_run
 
     check_bounds(arguments, "--")
-    if arguments.output.suffix not in SUFFIXES:
-        raise UserError(f"--output is {arguments.output}; expected a name that ends in {', '.join(SUFFIXES)}.")
-    if not arguments.output.parent.is_dir():
-        raise UserError(f"the folder {arguments.output.parent} does not exist; create it, or choose another --output.")
+    check_output(arguments.output, SUFFIXES)
     found = load_run(arguments.load_config)
     model = found.pipeline.model
     if arguments.bounds is None:

@@ -45,8 +45,8 @@ class LoopConfig:
 
     repairer: str = "diffusion"
     """Who repairs the renders: 'diffusion' is the video model, 'classical' fills holes and smooths, 'identity' gives
-    them back unchanged (neither needs weights); other packages may register more. The default's bundled weights beat
-    'classical' on average with 3, 6 and 9 photos and masked ones (README); 'classical' is quicker."""
+    them back unchanged (neither needs weights); other packages may register more. 'classical' is quicker, and repairs
+    single frames worse (the card of the bundled weights)."""
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     """Settings of the repairer 'diffusion'."""
     start: int = 1000
@@ -58,7 +58,7 @@ class LoopConfig:
     LPIPS is lower with 6 photos of llff_fern (.053, .058) and masked (.365, .375). The paper goes on to the end."""
     weight: float = 0.4
     """Largest weight of generated views against captured ones, half-way between start and until; the paper's 1.0. With
-    3 photos 0.4 had a lower LPIPS than 1.0 on llff_fern (.093, .096) and fox (.174, .179; one seed)."""
+    3 photos of llff_fern 0.4 had a lower LPIPS than 1.0 (.089, .100; one seed)."""
     depth_weight: float = 0.1
     """Weight of the disparity term, free of scale and shift, in the loss on generated views. GenFusion's 1.0 holds
     surfaces where they were when the view was made: against none it cost 0.9 dB of held-out PSNR with identity

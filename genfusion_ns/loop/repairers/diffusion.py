@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+DRAWING = ("unet", "vae", "resampler")
+"""Networks that are not needed where frames are only fused."""
 SHARE_OF_FREE = 0.9
 """Of the free memory as much is planned with; the rest is lost between the allocator's blocks."""
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -153,7 +155,7 @@ class DiffusionRepairer:
         blueprint = read_blueprint(folder)
         if "fusion" in blueprint.modules and not self.options["num_inference_steps"]:
             self.options["num_inference_steps"] = 0  # see `DiffusionConfig.steps`
-            blueprint = read_blueprint(folder, skip=("unet", "vae", "resampler"))
+            blueprint = read_blueprint(folder, skip=DRAWING)
         if self.dtype is None:
             self.dtype = automatic_dtype(self.device, official="image_encoder" in blueprint.modules)
         advised = blueprint.settings.get("default_guidance_scale", 3.2)
@@ -204,7 +206,8 @@ class DiffusionRepairer:
     def _load(self, folder: Path) -> RGBDVideoRepairPipeline:
         from diffusion.pipeline import RGBDVideoRepairPipeline
 
-        pipeline = RGBDVideoRepairPipeline.from_pretrained(folder, torch_dtype=self.dtype)
+        left_out = dict.fromkeys(DRAWING if self.options["num_inference_steps"] == 0 else ())
+        pipeline = RGBDVideoRepairPipeline.from_pretrained(folder, torch_dtype=self.dtype, **left_out)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 

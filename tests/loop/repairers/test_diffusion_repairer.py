@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from loop_scene import ball
-from tiny_networks import FUSION, tiny_pipeline
+from tiny_networks import BOTH, FUSION, tiny_pipeline
 
 from genfusion_ns.errors import UserError
 from genfusion_ns.loop.captured import SeenViews
@@ -51,6 +51,17 @@ def test_it_repairs_as_the_pipeline_itself_does(around, weights):
     assert len(told) == 1
     other = repairer.repair(replace(clip, seed=1), photo)
     assert not torch.equal(other.rgb, repaired.rgb)
+
+
+@pytest.mark.parametrize(("steps", "loaded"), [(None, False), (2, True)])
+def test_what_draws_is_loaded_only_where_steps_are_asked_for(around, tmp_path, steps, loaded):
+    tiny_pipeline(BOTH).save_pretrained(tmp_path / "both")
+    repairer = config(tmp_path / "both", steps=steps).make_repairer("cpu", lambda text: None)
+    clip = render_clip(ball, around[:2])
+    clip = with_photos(clip, SeenViews(ball, CapturedViews(around, lambda i: ball(around[i]).color), 32), 2)
+    assert repairer.repair(clip, torch.rand(20, 30, 3)).gain is not None
+    networks = {type(network).__name__ for network in repairer._networks()}
+    assert networks >= {"FusionNetwork"} and ({"LiteVideoUNet", "PatchAutoencoder", "Resampler"} <= networks) == loaded
 
 
 @pytest.fixture(scope="module")
