@@ -64,6 +64,7 @@ class DenoiserConfig(StepsConfig):
 
 def train(config: DenoiserConfig) -> RGBDVideoRepairPipeline:
     """Run to the end, from the newest checkpoint in `config.output`; returns the pipeline with averaged weights."""
+    torch.set_num_threads(config.threads)  # before the autoencoder is fitted: sums depend on how many add them up
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fusion = FusionNetwork.from_pretrained(config.fusion, torch_dtype=torch.float32)
     nn.Module.to(fusion, device)

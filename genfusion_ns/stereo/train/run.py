@@ -13,6 +13,7 @@ from torch import Tensor
 from diffusion.train.checkpoint import TrainState, average_of
 from diffusion.train.steps import StepsConfig, train_steps
 from genfusion_ns.errors import UserError
+from genfusion_ns.stereo.estimator import load_network
 from genfusion_ns.stereo.network import StereoNetwork
 from genfusion_ns.stereo.train.batches import SIZES, SMALL_SIZES, StereoBatch, make_batch
 from genfusion_ns.stereo.train.depth_loss import stereo_loss
@@ -26,6 +27,8 @@ class StereoTrainConfig(StepsConfig):
     """Folder of training scenes; files that appear while the run goes on are taken up."""
     val_scenes: Path | None = None
     """Folder of scenes of other seeds for validation."""
+    start: Path | None = None
+    """Weights (stereo.safetensors) of an earlier run to begin with; None = random ones."""
     batch: int = 4
     """Photos per step."""
     learning_rate: float = 8e-4
@@ -40,7 +43,7 @@ def train(config: StereoTrainConfig) -> StereoNetwork:
     """Run to the end, from the newest checkpoint in `config.output`; returns the network with averaged weights."""
     torch.manual_seed(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = StereoNetwork().to(device)
+    network = (StereoNetwork() if config.start is None else load_network(config.start)).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
     state = TrainState(network, optimizer, average_of(network))
     files = _files(config.scenes)
