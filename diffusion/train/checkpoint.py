@@ -80,9 +80,9 @@ class TrainState:
 
     def update_average(self, decay: float) -> None:
         """Move the average towards the network's weights by 1 - `decay`."""
+        values = self.model.state_dict()
         with torch.no_grad():
-            for name, value in self.model.state_dict().items():
-                self.average[name].lerp_(value.to(self.average[name]), 1 - decay)
+            torch._foreach_lerp_([*self.average.values()], [values[name].float() for name in self.average], 1 - decay)
 
 
 def average_of(model: nn.Module) -> dict[str, Tensor]:

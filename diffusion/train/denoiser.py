@@ -32,7 +32,7 @@ from diffusion.train.checkpoint import TrainState, average_of
 from diffusion.train.denoiser_clips import DenoiserBatch, FusedFits, make_batch
 from diffusion.train.denoiser_scores import scores
 from diffusion.train.fit_clips import WINDOWS, kept_fit
-from diffusion.train.fusion import Lpips, find_fits
+from diffusion.train.fusion import Lpips, find_fits, seen_fits
 from diffusion.train.steps import StepsConfig, train_steps
 
 FITTED = 48
@@ -75,16 +75,14 @@ def train(config: DenoiserConfig) -> RGBDVideoRepairPipeline:
     nn.Module.to(pipeline.vae, device)
     optimizer = torch.optim.AdamW(networks.parameters(), lr=config.learning_rate, weight_decay=1e-4)
     state = TrainState(networks, optimizer, average_of(networks))
-    files = find_fits(config.fits)
-
-    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        nonlocal files
-        if step % 100 == 0:
-            files = find_fits(config.fits)
+    def make(step: int) -> DenoiserBatch:
         window = WINDOWS[step % len(WINDOWS)]
-        batch = make_batch(fits, files, config.capture_share, config.seed, step, config.batch, window).to(device)
+        files = seen_fits(config.fits, step // 100)
+        return make_batch(fits, files, config.capture_share, config.seed, step, config.batch, window)
+
+    def loss(step: int, batch: DenoiserBatch) -> tuple[Tensor, dict[str, Tensor]]:
         random = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        return denoiser_loss(pipeline, batch, random, config, lpips)
+        return denoiser_loss(pipeline, batch.to(device), random, config, lpips)
 
     def keep() -> dict[str, Any]:
         averaged = averaged_pipeline(pipeline, networks, state)
@@ -94,7 +92,7 @@ def train(config: DenoiserConfig) -> RGBDVideoRepairPipeline:
         averaged.save_pretrained(config.output / "pipeline", safe_serialization=True)
         return found
 
-    train_steps(state, config, loss, keep)
+    train_steps(state, config, make, loss, keep)
     return averaged_pipeline(pipeline, networks, state)
 
 
@@ -153,7 +151,7 @@ def denoiser_loss(
     random: torch.Generator,
     config: DenoiserConfig,
     lpips: Lpips | None = None,
-) -> tuple[Tensor, dict[str, float]]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Squared error of v at a random timestep per clip, mostly where the fusion network is unsure; and LPIPS of the
     frames that the prediction stands for."""
     vae, scheduler = pipeline.vae, pipeline.scheduler
@@ -176,13 +174,13 @@ def denoiser_loss(
     off = F.mse_loss(found, velocity, reduction="none")
     loss = (weight * off).sum() / weight.sum()
     drawn = (unsure * off).sum() / (unsure.sum() * clean.shape[1]).clamp_min(1e-6)
-    logs = {"drawn": float(drawn.detach()), "unsure": float(unsure.mean())}
+    logs = {"drawn": drawn, "unsure": unsure.mean()}
     if lpips is not None:
         frames = decode_clip(vae, fused + size * (signal * noised - rest * found), chunk=64)
         rgb = torch.lerp(batch.fused[:, :3], frames[:, :3], drawn_share(batch.certainty)).clamp(-1.4, 1.4)
         perceptual = lpips(*((x.transpose(1, 2).flatten(0, 1) + 1) / 2 for x in (rgb, batch.target[:, :3])))
         loss = loss + config.perceptual_weight * perceptual
-        logs["lpips"] = float(perceptual.detach())
+        logs["lpips"] = perceptual
     return loss, logs
 
 

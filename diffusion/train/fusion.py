@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ class Lpips(torch.nn.Module):
 
 def train(config: FusionConfig) -> FusionNetwork:
     """Run to the end, from the newest checkpoint in `config.output`; returns the network with averaged weights."""
+    find_fits(config.fits)
     torch.manual_seed(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = FusionNetwork() if config.start is None else FusionNetwork.from_pretrained(config.start)
@@ -70,25 +72,24 @@ def train(config: FusionConfig) -> FusionNetwork:
     lpips = Lpips().to(device) if config.perceptual_weight else None
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
     state = TrainState(network, optimizer, average_of(network))
-    files = find_fits(config.fits)
-
-    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        nonlocal files
-        if step % 100 == 0:
-            files = find_fits(config.fits)
+    def make(step: int) -> FusionBatch:
         windows = SMALL_WINDOWS if step < config.small_steps else WINDOWS
         window = windows[step % len(windows)]
-        batch = make_batch(files, config.capture_share, config.seed, step, config.batch, window, PHOTOS).to(device)
+        files = seen_fits(config.fits, step // 100)
+        return make_batch(files, config.capture_share, config.seed, step, config.batch, window, PHOTOS)
+
+    def loss(step: int, batch: FusionBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        batch = batch.to(device)
         fused = network(batch.rgb, batch.alpha, batch.disparity, batch.sources)
         return fusion_loss(fused, batch, config, lpips if step >= config.perceptual_from else None)
 
     def keep() -> dict[str, Any]:
-        averaged = copy.deepcopy(network).cpu()
-        averaged.load_state_dict({name: value.cpu() for name, value in state.average.items()})
+        averaged = copy.deepcopy(network)
+        averaged.load_state_dict(state.average)
         averaged.half().save_pretrained(config.output / "fusion", safe_serialization=True)
         return validation(averaged.float().eval(), find_fits(config.val_fits)) if config.val_fits else {}
 
-    train_steps(state, config, loss, keep)
+    train_steps(state, config, make, loss, keep)
     network.load_state_dict(state.average)
     return network
 
@@ -101,9 +102,15 @@ def find_fits(folder: Path) -> list[Path]:
     return files
 
 
+@lru_cache(maxsize=1)
+def seen_fits(folder: Path, look: int) -> list[Path]:
+    """As `find_fits`; the folder is looked at anew whenever `look` changes."""
+    return find_fits(folder)
+
+
 def fusion_loss(
     fused: Fused, batch: FusionBatch, config: FusionConfig, lpips: Lpips | None
-) -> tuple[Tensor, dict[str, float]]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Error of the colour (absolute, and LPIPS), of log disparity, and of what the network says about its own error."""
     off = (fused.rgb - batch.target).abs().mean(2, keepdim=True)
     colour = off.mean()
@@ -115,15 +122,15 @@ def fusion_loss(
     disparity = (ratio * known).sum() / known.sum().clamp_min(1)
     loss = colour + config.disparity_weight * disparity + config.certainty_weight * likelihood
     logs = {
-        "colour": float(colour.detach()),
-        "before": float(off_before.mean()),
-        "disparity": float(disparity.detach()),
-        "likelihood": float(likelihood.detach()),
+        "colour": colour,
+        "before": off_before.mean(),
+        "disparity": disparity,
+        "likelihood": likelihood,
     }
     if lpips is not None:
         perceptual = lpips(fused.rgb.clamp(-0.2, 1.2).flatten(0, 1), batch.target.flatten(0, 1))
         loss = loss + config.perceptual_weight * perceptual
-        logs["lpips"] = float(perceptual.detach())
+        logs["lpips"] = perceptual
     return loss, logs
 
 
@@ -135,7 +142,7 @@ def _likelihood(error: Tensor, scale: Tensor) -> Tensor:
 @torch.no_grad()
 def validation(network: FusionNetwork, files: Sequence[Path], frames: int = 8) -> dict[str, float]:
     """Means over the novel frames of every fit: dB before and after, LPIPS before and after, calibration."""
-    lpips = Lpips()
+    lpips = Lpips().to(network.device)
     sums: dict[str, float] = {}
     clips = 0
     for path in files:
@@ -145,7 +152,7 @@ def validation(network: FusionNetwork, files: Sequence[Path], frames: int = 8) -
             continue
         height, width = (side // network.multiple * network.multiple for side in fit.target_rgb.shape[1:3])
         for snapshot in range(len(fit.render_rgb)):
-            clip = fit_clip(path, snapshot, novel, (0, 0, height, width), PHOTOS)
+            clip = fit_clip(path, snapshot, novel, (0, 0, height, width), PHOTOS).to(network.device)
             fused = network(*(x[None] for x in (clip.rgb, clip.alpha, clip.disparity, clip.sources)))
             rgb = fused.rgb[0].clamp(0, 1)
             off = (fused.rgb[0] - clip.target).abs().mean(1, keepdim=True)

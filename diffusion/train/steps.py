@@ -1,23 +1,26 @@
-"""A training loop of a page: exact resume, bad steps skipped, averaged weights, one line of JSON per hundred steps."""
+"""A training loop of a page: batches made ahead, exact resume, bad steps skipped, averaged weights, a line of JSON per
+hundred steps."""
 
 from __future__ import annotations
 
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from diffusion.train.checkpoint import TrainState, resume_latest
 from diffusion.train.rates import ema_decay, learning_rate
 
 log = logging.getLogger(__name__)
+
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class StepsConfig:
     """Batches are functions of it and the step."""
     threads: int = 1
     """CPU threads."""
+    workers: int = 0
+    """Processes that make batches ahead, as a GPU wants; 0 = each is made when its step comes."""
     save_every: int = 100
     """Steps between checkpoints, of which the last two are kept."""
     keep_every: int = 1000
@@ -44,16 +49,35 @@ class StepsConfig:
     """Leave after this step although more follow."""
 
 
+class _Batches(Dataset[Batch]):
+    """The batch of each step."""
+
+    def __init__(self, make: Callable[[int], Batch]) -> None:
+        self.make = make
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.make(step)
+
+
+def made_ahead(make: Callable[[int], Batch], first: int, end: int, workers: int) -> Iterator[Batch]:
+    """make(first), ..., make(end - 1) in this order, from `workers` processes (forks of this one; 0 = here). `make`
+    runs on the CPU; a batch is made of tensors on it."""
+    ahead = {"multiprocessing_context": "fork", "prefetch_factor": 4} if workers else {}
+    yield from DataLoader(_Batches(make), batch_size=None, sampler=range(first, end), num_workers=workers, **ahead)
+
+
 def train_steps(
     state: TrainState,
     config: StepsConfig,
-    loss: Callable[[int], tuple[Tensor, dict[str, float]]],
+    make: Callable[[int], Batch],
+    loss: Callable[[int, Batch], tuple[Tensor, dict[str, Tensor]]],
     keep: Callable[[], dict[str, Any]],
 ) -> None:
     """Run to the end from the newest checkpoint in `config.output`.
 
     Args:
-        loss: the loss of a step, and what the log says of it.
+        make: the batch of a step, on the CPU.
+        loss: the loss of a step and its batch, and scalars for the log, which are read once per hundred steps.
         keep: writes the averaged weights and returns their validation.
     """
     torch.set_num_threads(config.threads)
@@ -62,15 +86,15 @@ def train_steps(
     config.output.mkdir(parents=True, exist_ok=True)
     (config.output / "config.json").write_text(json.dumps(asdict(config), default=str, indent=1), encoding="utf-8")
     end = config.steps if config.stop_after is None else min(config.stop_after, config.steps)
-    sums: dict[str, list[float]] = {}
+    rows: list[dict[str, Tensor]] = []
     began = time.monotonic()
-    while state.step < end:
-        for name, value in _step(state, config, loss).items():
-            sums.setdefault(name, []).append(value)
+    for batch in made_ahead(make, state.step, end, config.workers):
+        rows.append(_step(state, config, loss, batch))
         if state.step % 100 == 0:
-            means = {name: round(fmean(values), 5) for name, values in sums.items()}
-            _write_line(config.output, {"step": state.step, "seconds": round(time.monotonic() - began), **means})
-            sums = {}
+            _write_line(
+                config.output, {"step": state.step, "seconds": round(time.monotonic() - began), **_means(rows)}
+            )
+            rows = []
         if state.step % config.keep_every == 0 or state.step == end:
             # before the checkpoint: a run that is cut off here does it again
             _write_line(config.output, {"step": state.step, "validation": keep()})
@@ -79,13 +103,16 @@ def train_steps(
 
 
 def _step(
-    state: TrainState, config: StepsConfig, loss: Callable[[int], tuple[Tensor, dict[str, float]]]
-) -> dict[str, float]:
+    state: TrainState,
+    config: StepsConfig,
+    loss: Callable[[int, Batch], tuple[Tensor, dict[str, Tensor]]],
+    batch: Batch,
+) -> dict[str, Tensor]:
     """One step; where the loss or the gradient is not finite, nothing changes but the counters."""
     rate = learning_rate(state.step, config.steps, config.learning_rate, 200, "cosine")
     for group in state.optimizer.param_groups:
         group["lr"] = rate
-    value, logs = loss(state.step)
+    value, logs = loss(state.step, batch)
     state.optimizer.zero_grad()
     value.backward()
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
@@ -96,7 +123,16 @@ def _step(
         state.skipped += 1
         log.warning("step %d was skipped: its loss or gradient is not finite", state.step)
     state.step += 1
-    return {"loss": float(value.detach()), **logs}
+    return {"loss": value.detach(), **{name: found.detach() for name, found in logs.items()}}
+
+
+def _means(rows: list[dict[str, Tensor]]) -> dict[str, float]:
+    """Of each name over the rows that have it."""
+    columns: dict[str, list[Tensor]] = {}
+    for row in rows:
+        for name, value in row.items():
+            columns.setdefault(name, []).append(value)
+    return {name: round(float(torch.stack(values).mean()), 5) for name, values in columns.items()}
 
 
 def _write_line(output: Path, facts: dict[str, Any]) -> None:

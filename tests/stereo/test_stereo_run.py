@@ -32,6 +32,14 @@ def test_a_stopped_run_goes_on_to_the_same_bits(scene, tmp_path):  # noqa: F811
     assert json.loads((tmp_path / "b" / "config.json").read_text())["steps"] == 6
 
 
+def test_a_run_may_begin_with_weights_of_another(scene, tmp_path):  # noqa: F811
+    train(config(scene, tmp_path / "first", steps=1))
+    start = tmp_path / "first" / "stereo.safetensors"
+    network = train(config(scene, tmp_path / "next", start=start, stop_after=0))
+    for name, value in load_network(start).state_dict().items():
+        assert torch.equal(network.state_dict()[name], value), name
+
+
 def test_steps_lower_the_loss_on_their_own_batch(scene):  # noqa: F811
     torch.manual_seed(0)
     network, batch = StereoNetwork(), make_batch([scene], 0, 0, 2, SMALL_SIZES[:1])

@@ -40,6 +40,10 @@ class StereoBatch(NamedTuple):
     seen: Tensor
     """[B, 1, H, W] how many sources see the true place (occlusion aside)."""
 
+    def to(self, device: torch.device | str) -> StereoBatch:
+        """The same on another device."""
+        return StereoBatch(*(part.to(device, non_blocking=True) for part in self))
+
 
 @dataclass(frozen=True)
 class View:

@@ -19,7 +19,7 @@ def relative_error(inverse: Tensor, truth: Tensor, nearest: Tensor, planes: int)
     return (inverse - truth).abs() / torch.maximum(truth, least)
 
 
-def stereo_loss(output: StereoOutput, batch: StereoBatch) -> tuple[Tensor, dict[str, float]]:
+def stereo_loss(output: StereoOutput, batch: StereoBatch) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a batch and what it consists of.
 
     Cross-entropy of the planes, a robust relative error of fine and full inverse depth, its gradients (edges), and
@@ -41,12 +41,12 @@ def stereo_loss(output: StereoOutput, batch: StereoBatch) -> tuple[Tensor, dict[
     with torch.no_grad():
         matched = batch.known * (batch.seen >= 1)
         logs = {
-            "entropy": float(entropy),
-            "fine": float(fine),
-            "within5": float(_mean((error1 < 0.05).float(), batch.known)),
-            "within10": float(_mean((error1 < 0.10).float(), batch.known)),
-            "within5_seen": float(_mean((error1 < 0.05).float(), matched)),
-            "confidence": float(confidence),
+            "entropy": entropy,
+            "fine": fine,
+            "within5": _mean((error1 < 0.05).float(), batch.known),
+            "within10": _mean((error1 < 0.10).float(), batch.known),
+            "within5_seen": _mean((error1 < 0.05).float(), matched),
+            "confidence": confidence,
         }
     return loss, logs
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion.train.checkpoint import TrainState, average_of
 from diffusion.train.steps import StepsConfig, train_steps
@@ -41,28 +43,28 @@ class StereoTrainConfig(StepsConfig):
 
 def train(config: StereoTrainConfig) -> StereoNetwork:
     """Run to the end, from the newest checkpoint in `config.output`; returns the network with averaged weights."""
+    _files(config.scenes, 0)
     torch.manual_seed(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = (StereoNetwork() if config.start is None else load_network(config.start)).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
     state = TrainState(network, optimizer, average_of(network))
-    files = _files(config.scenes)
+    def make(step: int) -> StereoBatch:
+        return batch_of(step, config, *_files(config.scenes, step // 100))
 
-    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        nonlocal files
-        if step % 100 == 0:
-            files = _files(config.scenes)
-        batch = batch_of(step, config, *files)
-        batch = type(batch)(*(part.to(device) for part in batch))
+    def loss(step: int, batch: StereoBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        batch = batch.to(device)
         output = network(batch.photo, batch.sources, batch.projections, batch.nearest, batch.tracks)
         return stereo_loss(output, batch)
 
-    train_steps(state, config, loss, lambda: _keep(state, config))
+    train_steps(state, config, make, loss, lambda: _keep(state, config))
     network.load_state_dict(state.average)
     return network
 
 
-def _files(folder: Path) -> tuple[list[Path], list[Path]]:
+@lru_cache(maxsize=1)
+def _files(folder: Path, look: int) -> tuple[list[Path], list[Path]]:
+    """Rendered and captured scenes in a folder, which is looked at anew whenever `look` changes."""
     files = sorted(folder.glob("*.safetensors"))
     captured = [file for file in files if file.name.startswith("capture_")]
     rendered = [file for file in files if file not in captured]
@@ -83,22 +85,25 @@ def batch_of(step: int, config: StereoTrainConfig, rendered: Sequence[Path], cap
 @torch.no_grad()
 def _keep(state: TrainState, config: StereoTrainConfig) -> dict[str, float]:
     """The averaged weights as float16, and their errors on the validation scenes."""
-    network = StereoNetwork()
-    network.load_state_dict({name: value.cpu() for name, value in state.average.items()})
-    weights = {name: value.half() for name, value in network.state_dict().items()}
+    weights = {name: value.half().cpu() for name, value in state.average.items()}
     save_file(weights, config.output / "stereo.safetensors", {"step": str(state.step)})
-    return {} if config.val_scenes is None else validation(network.eval(), config.val_scenes)
+    if config.val_scenes is None:
+        return {}
+    network = copy.deepcopy(state.model)
+    network.load_state_dict(state.average)
+    return validation(network.eval(), config.val_scenes)
 
 
 @torch.no_grad()
-def validation(network: StereoNetwork, folder: Path, batches: int = 24) -> dict[str, float]:
+def validation(network: nn.Module, folder: Path, batches: int = 24) -> dict[str, float]:
     """Means over fixed batches of the scenes in a folder."""
     files = sorted(folder.glob("*.safetensors"))
+    device = next(network.parameters()).device
     sums: dict[str, float] = {}
     for index in range(batches):
-        batch = make_batch(files, 99, index)
+        batch = make_batch(files, 99, index).to(device)
         output = network(batch.photo, batch.sources, batch.projections, batch.nearest, batch.tracks)
         loss, logs = stereo_loss(output, batch)
-        for name, value in {"loss": float(loss), **logs}.items():
-            sums[name] = sums.get(name, 0.0) + value / batches
+        for name, value in {"loss": loss, **logs}.items():
+            sums[name] = sums.get(name, 0.0) + float(value) / batches
     return {name: round(value, 4) for name, value in sums.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from diffusion.train import fusion
 from diffusion.train.checkpoint import TrainState, average_of, checkpoints
 from diffusion.train.fit_clips import Window, make_batch
 from diffusion.train.fusion import FusionConfig, find_fits, fusion_loss
-from diffusion.train.steps import StepsConfig, train_steps
+from diffusion.train.steps import StepsConfig, made_ahead, train_steps
 
 
 def fresh(seed: int = 0) -> TrainState:
@@ -31,16 +32,18 @@ def run(config: StepsConfig, spoil=lambda step, loss: loss, kept: list | None = 
     """A regression whose data follow from the step."""
     state = fresh()
 
-    def loss(step):
-        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
+    def make(step):
+        return torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
+
+    def loss(step, x):
         value = (state.model(x)[:, 0] - x.prod(1)).square().mean()
-        return spoil(step, value), {"error": float(value.detach())}
+        return spoil(step, value), {"error": value.detach()}
 
     def keep():
         (kept if kept is not None else []).append(state.step)
         return {"db": 1.0}
 
-    train_steps(state, config, loss, keep)
+    train_steps(state, config, make, loss, keep)
     return state
 
 
@@ -67,6 +70,21 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path):
     assert not torch.equal(everything(whole)["model.0.weight"], everything(fresh())["model.0.weight"])
     # a run that has ended does nothing more
     assert_equal(run(parts), whole)
+
+
+def test_batches_that_processes_make_ahead_are_the_same(tmp_path):
+    config = StepsConfig(output=tmp_path / "here", steps=12)
+    assert_equal(run(replace(config, output=tmp_path / "ahead", workers=2)), run(config))
+
+
+def test_batches_come_in_order_from_processes_of_their_own():
+    def make(step: int) -> torch.Tensor:
+        return torch.tensor([step, os.getpid()])
+
+    assert torch.stack([*made_ahead(make, 3, 6, 0)]).tolist() == [[step, os.getpid()] for step in (3, 4, 5)]
+    steps, makers = torch.stack([*made_ahead(make, 3, 9, 2)]).unbind(1)
+    assert steps.tolist() == [3, 4, 5, 6, 7, 8]
+    assert len(set(makers.tolist())) == 2 and os.getpid() not in makers.tolist()
 
 
 def test_a_broken_checkpoint_is_passed_over(tmp_path):
