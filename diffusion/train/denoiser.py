@@ -75,9 +75,13 @@ def train(config: DenoiserConfig) -> RGBDVideoRepairPipeline:
     nn.Module.to(pipeline.vae, device)
     optimizer = torch.optim.AdamW(networks.parameters(), lr=config.learning_rate, weight_decay=1e-4)
     state = TrainState(networks, optimizer, average_of(networks))
+    known = find_fits(config.fits)
+    if config.workers:
+        fits.fuse_all(known)
+
     def make(step: int) -> DenoiserBatch:
         window = WINDOWS[step % len(WINDOWS)]
-        files = seen_fits(config.fits, step // 100)
+        files = known if config.workers else seen_fits(config.fits, step // 100)
         return make_batch(fits, files, config.capture_share, config.seed, step, config.batch, window)
 
     def loss(step: int, batch: DenoiserBatch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -21,7 +21,7 @@ from diffusion.train.fit_clips import (
     fit_clip,
     inverted,
     kept_fit,
-    kept_warps,
+    recent_warps,
     recolouring,
 )
 
@@ -56,6 +56,13 @@ class FusedFits:
         self.fusion = fusion.eval().requires_grad_(False)
         self.get = lru_cache(maxsize=kept)(self._fuse)
 
+    def fuse_all(self, paths: Sequence[Path]) -> None:
+        """Fuse every clip now and keep them all, so that processes that fork from this one need no GPU."""
+        self.get = lru_cache(maxsize=None)(self._fuse)
+        for path in paths:
+            for snapshot in range(len(kept_fit(path).render_rgb)):
+                self.get(path, snapshot)
+
     @torch.no_grad()
     def _fuse(self, path: Path, snapshot: int) -> tuple[Tensor, Tensor, Tensor]:
         """Fused colour [F, 3, H, W], disparity and certainty [F, 1, H, W] of all frames of a fit."""
@@ -64,7 +71,7 @@ class FusedFits:
         clip = fit_clip(path, snapshot, range(frames), (0, 0, height, width), PHOTOS)
         maps = (padded(x[None], self.fusion.multiple) for x in (clip.rgb, clip.alpha, clip.disparity, clip.sources))
         fused = self.fusion(*(x.to(self.fusion.device) for x in maps))
-        kept_warps.cache_clear()  # the fused frames are kept in their place
+        recent_warps.cache_clear()  # the fused frames are kept in their place
         parts = fused.rgb.clamp(0, 1), fused.disparity, fused.certainty
         rgb, disparity, certainty = (x[0, ..., :height, :width].half().cpu() for x in parts)
         return rgb, disparity, certainty

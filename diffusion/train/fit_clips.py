@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffusion.errors import UserError
-from diffusion.inputs.source_views import nearest_sources, warp_sources
+from diffusion.inputs.source_views import ClipCameras, nearest_sources, warp_sources
 from diffusion.train.fits import TrainingFit, read_fit
 
 
@@ -57,16 +57,35 @@ def kept_fit(path: Path) -> TrainingFit:
     return read_fit(path)
 
 
-@lru_cache(maxsize=240)
-def kept_warps(path: Path, snapshot: int, photos: int) -> tuple[Tensor, Tensor]:
+Warps = tuple[Tensor, Tensor]
+_ALL_WARPS: dict[tuple[Path, int, int], Warps] = {}
+
+
+def kept_warps(path: Path, snapshot: int, photos: int) -> Warps:
     """What the nearest photos show of all frames of a fit, float16 [F, S, 8, H, W], and which they are [F, S]."""
+    return _ALL_WARPS.get((path, snapshot, photos)) or recent_warps(path, snapshot, photos)
+
+
+@lru_cache(maxsize=240)
+def recent_warps(path: Path, snapshot: int, photos: int, device: torch.device | str = "cpu") -> Warps:
+    """As `kept_warps`, found on a device and kept on the CPU for a while."""
     fit = kept_fit(path)
-    depth, sources = fit.render_depth[snapshot].float(), fit.sources[snapshot]
+    cameras = ClipCameras(fit.cameras.w2c.to(device), fit.cameras.K.to(device))
+    depth = fit.render_depth[snapshot].to(device).float()
+    sources = [source.to(device) for source in fit.sources[snapshot]]
     order = torch.full((len(depth), photos), -1)
-    for i, w2c in enumerate(fit.cameras.w2c):
+    for i, w2c in enumerate(cameras.w2c):
         near = nearest_sources(w2c, depth[i], sources)[:photos]
         order[i, : len(near)] = torch.tensor(near)
-    return warp_sources(fit.cameras, depth, sources, photos).half(), order
+    return warp_sources(cameras, depth, sources, photos).half().cpu(), order
+
+
+def keep_all_warps(paths: Sequence[Path], photos: int, device: torch.device | str) -> None:
+    """Find the warps of all fits on a device and keep them for good (20 MB each), so that processes that fork from this
+    one share them."""
+    for path in paths:
+        for snapshot in range(len(kept_fit(path).render_rgb)):
+            _ALL_WARPS[path, snapshot, photos] = recent_warps.__wrapped__(path, snapshot, photos, device)
 
 
 def make_batch(

@@ -17,7 +17,7 @@ from diffusion.inputs.filling import filled
 from diffusion.inputs.source_views import PHOTOS
 from diffusion.models.fusion import TOLERANCE, Fused, FusionNetwork
 from diffusion.train.checkpoint import TrainState, average_of
-from diffusion.train.fit_clips import WINDOWS, FusionBatch, Window, fit_clip, kept_fit, make_batch
+from diffusion.train.fit_clips import WINDOWS, FusionBatch, Window, fit_clip, keep_all_warps, kept_fit, make_batch
 from diffusion.train.steps import StepsConfig, train_steps
 
 SMALL_WINDOWS = (Window(4, 64, 96), Window(3, 96, 64), Window(3, 80, 80), Window(6, 48, 80), Window(3, 64, 112))
@@ -64,7 +64,7 @@ class Lpips(torch.nn.Module):
 
 def train(config: FusionConfig) -> FusionNetwork:
     """Run to the end, from the newest checkpoint in `config.output`; returns the network with averaged weights."""
-    find_fits(config.fits)
+    known = find_fits(config.fits)
     torch.manual_seed(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = FusionNetwork() if config.start is None else FusionNetwork.from_pretrained(config.start)
@@ -72,10 +72,13 @@ def train(config: FusionConfig) -> FusionNetwork:
     lpips = Lpips().to(device) if config.perceptual_weight else None
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
     state = TrainState(network, optimizer, average_of(network))
+    if config.workers:
+        keep_all_warps(known, PHOTOS, device)
+
     def make(step: int) -> FusionBatch:
         windows = SMALL_WINDOWS if step < config.small_steps else WINDOWS
         window = windows[step % len(windows)]
-        files = seen_fits(config.fits, step // 100)
+        files = known if config.workers else seen_fits(config.fits, step // 100)
         return make_batch(files, config.capture_share, config.seed, step, config.batch, window, PHOTOS)
 
     def loss(step: int, batch: FusionBatch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -91,9 +91,7 @@ def train_steps(
     for batch in made_ahead(make, state.step, end, config.workers):
         rows.append(_step(state, config, loss, batch))
         if state.step % 100 == 0:
-            _write_line(
-                config.output, {"step": state.step, "seconds": round(time.monotonic() - began), **_means(rows)}
-            )
+            _write_line(config.output, {"step": state.step, "seconds": round(time.monotonic() - began), **_means(rows)})
             rows = []
         if state.step % config.keep_every == 0 or state.step == end:
             # before the checkpoint: a run that is cut off here does it again

@@ -49,6 +49,7 @@ def train(config: StereoTrainConfig) -> StereoNetwork:
     network = (StereoNetwork() if config.start is None else load_network(config.start)).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
     state = TrainState(network, optimizer, average_of(network))
+
     def make(step: int) -> StereoBatch:
         return batch_of(step, config, *_files(config.scenes, step // 100))
 
