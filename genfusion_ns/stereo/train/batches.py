@@ -19,7 +19,7 @@ from torch import Tensor
 
 from genfusion_ns.stereo.sweep import relative_projection
 
-SIZES = ((96, 128), (128, 96), (96, 144), (112, 112), (80, 144), (128, 160), (144, 96))
+SIZES = ((96, 128), (128, 96), (96, 144), (112, 112), (128, 160), (144, 96), (144, 192), (192, 144), (160, 224))
 """Heights and widths of batches."""
 SMALL_SIZES = ((64, 96), (96, 64), (80, 80), (64, 112), (48, 80), (80, 64))
 """The same while a run begins: matching is learnt from many small photos first."""
