@@ -195,6 +195,14 @@ def config(tmp_path, monkeypatch, **changes) -> DenoiserConfig:
     return DenoiserConfig(fits=tmp_path / "fits", fusion=tmp_path / "fusion", **given)
 
 
+def test_processes_that_make_batches_change_nothing(tmp_path, monkeypatch):
+    here = denoiser.train(config(tmp_path, monkeypatch, output=tmp_path / "here"))
+    ahead = denoiser.train(config(tmp_path, monkeypatch, output=tmp_path / "ahead", workers=1))
+    for name in ("unet", "resampler"):
+        a, b = (getattr(pipe, name).state_dict() for pipe in (here, ahead))
+        assert [key for key in a if not torch.equal(a[key], b[key])] == [], name
+
+
 def test_training_resumes_exactly_and_leaves_the_autoencoder_alone(tmp_path, monkeypatch):
     whole = denoiser.train(config(tmp_path, monkeypatch, output=tmp_path / "whole"))
     denoiser.train(config(tmp_path, monkeypatch, output=tmp_path / "parts", stop_after=2))

@@ -12,7 +12,17 @@ from toy_fits import toy_fit, write_toys
 
 from diffusion.errors import UserError
 from diffusion.train import fit_clips
-from diffusion.train.fit_clips import FusionBatch, Window, cut, exposed, fit_clip, kept_fit, make_batch, photographed
+from diffusion.train.fit_clips import (
+    FusionBatch,
+    Window,
+    cut,
+    exposed,
+    fit_clip,
+    keep_all_warps,
+    kept_fit,
+    make_batch,
+    photographed,
+)
 
 WINDOW = Window(3, 16, 24)
 
@@ -153,3 +163,11 @@ def test_other_light_falls_on_renderings_photos_and_truth_alike(paths):
         empty = photographed(replace(clip, rgb=0 * clip.rgb, alpha=0 * clip.alpha, sources=0 * photos), seeded(seed))
         assert empty.rgb.abs().max() < 1e-3 and empty.sources.abs().max() < 1e-3
     assert changed > 6 and 0 < mirrored < 12
+
+
+def test_warps_that_are_found_ahead_are_the_same(paths, monkeypatch):
+    monkeypatch.setattr(fit_clips, "_ALL_WARPS", {})
+    batch = make_batch(paths, 0.0, 0, 0, 2, WINDOW, 2)
+    keep_all_warps(paths, 2, "cpu")
+    monkeypatch.setattr(fit_clips, "recent_warps", None)
+    assert same(make_batch(paths, 0.0, 0, 0, 2, WINDOW, 2), batch)
