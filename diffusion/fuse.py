@@ -12,7 +12,7 @@ from diffusion.inputs.repair_inputs import RepairInputs
 from diffusion.inputs.source_views import CHANNELS
 from diffusion.models.fusion import FusionNetwork
 
-DRAWN_BELOW, DRAWN_WHOLLY = 0.35, 0.2
+DRAWN_BELOW, DRAWN_WHOLLY = 0.45, 0.3
 """Certainty from which nothing is drawn, and up to which drawn frames replace fused ones; a blend between them."""
 WORTH_DRAWING = 0.005
 """Share of a clip from which it is worth the denoiser's time."""

@@ -23,7 +23,7 @@ from genfusion_ns.loop.plan import make_path, path_template, plan_round
 from genfusion_ns.loop.repairers.base import RepairedClip
 from genfusion_ns.loop.round import CapturedViews, Loop, render_clip
 from genfusion_ns.loop.state import LoopState
-from genfusion_ns.loop.supervision.view_loss import generated_view_loss
+from genfusion_ns.loop.supervision.view_loss import block_means, generated_view_loss
 from genfusion_ns.loop.view_buffer import GeneratedViews
 
 SMALL = LoopConfig(frames=10, clip_length=4, pool=100)
@@ -282,9 +282,10 @@ def test_loss_is_the_weighted_sum_of_its_parts(around):
     render.color.requires_grad_()
     render.depth.requires_grad_()
     confidence = frame.confidence_map()
-    color = photometric(render.color, frame.image(), 0.5, confidence)
+    (shown, known), (wanted, _) = (block_means(x, confidence) for x in (render.color, frame.image()))
+    color = photometric(shown, wanted, 0.5, known)
     depth = ssi_disparity(render.depth, frame.disparity_map(), confidence * render.alpha)
-    assert color > 0.03
+    assert color > 0.02
     assert depth > 0.03
     loss = generated_view_loss(render, frame, 0.5, depth_weight=2.0)
     torch.testing.assert_close(loss, 0.5 * 0.25 * (color + 2 * depth))
@@ -301,16 +302,16 @@ def test_loss_is_the_weighted_sum_of_its_parts(around):
 
 def test_config_scales_with_the_run():
     config = LoopConfig().scaled_to(700)
-    assert (config.start, config.every, config.until) == (100, 100, 450)
-    assert [k for k in range(701) if config.is_round_due(k, 700)] == [100, 200, 300, 400]
-    assert config.generated_weight(100) == config.generated_weight(450) == config.generated_weight(650) == 0
-    assert config.generated_weight(275) == config.weight
+    assert (config.start, config.every, config.until) == (400, 100, 650)
+    assert [k for k in range(701) if config.is_round_due(k, 700)] == [400, 500, 600]
+    assert config.generated_weight(400) == config.generated_weight(650) == config.generated_weight(680) == 0
+    assert config.generated_weight(525) == config.weight
 
 
 def test_loop_can_be_switched_off():
     config = LoopConfig(every=0).scaled_to(700)
     assert not any(config.is_round_due(k, 700) for k in range(701))
-    assert config.generated_weight(350) == 0
+    assert config.generated_weight(525) == 0
 
 
 def test_files_of_the_rounds_are_looked_at_before_training(tmp_path):

@@ -132,10 +132,10 @@ def test_generated_views_are_served_while_lambda_is_positive(scene):
     origin = Provenance("identity", "", "orbit", 0, 0, 1000, 0, 0)
     frame = GeneratedFrame.encode(camera, torch.zeros(*size, 3), torch.ones(*size, 1), torch.ones(*size, 1), origin)
     views.loop_state.pool.admit([frame])
-    assert views.next_generated(1000) is None and views.next_generated(4500) is None
-    found = views.next_generated(2750)
+    assert views.next_generated(4000) is None and views.next_generated(6500) is None
+    found = views.next_generated(5250)
     assert found is not None
-    assert found[1] == pytest.approx(views.config.loop.weight)  # half-way from 1000 to 4500
+    assert found[1] == pytest.approx(views.config.loop.weight)  # half-way from 4000 to 6500
 
 
 def test_photos_that_judge_rounds_train_only_once_the_loop_has_ended(scene):
@@ -148,9 +148,9 @@ def test_photos_that_judge_rounds_train_only_once_the_loop_has_ended(scene):
     def shown(first):
         return {views.next_train(step)[1]["image_idx"] for step in range(first, first + 2 * count)}
 
-    for first in (0, 900, 3000, 4400 - 2 * count):
+    for first in (0, 900, 3000, 6400 - 2 * count):
         assert shown(first) == set(range(count)) - set(judging)
-    assert shown(4500) == set(range(count))
+    assert shown(6500) == set(range(count))
     views.loop.config.every = 0
     assert shown(0) == set(range(count))
 
