@@ -39,8 +39,9 @@ def test_agrees_with_torch(channels, size, bound):
         # A contribution next to the cut of 1/255 may be on either side of it.
         assert difference.mean() < 5e-4, name
     assert ((actual.radii.cpu() - expected.radii).abs() <= 1).all()
-    for k, (a, b) in enumerate(zip(actual_gradients[:-1], expected_gradients[:-1], strict=True)):
-        assert relative(a.cpu().double(), b) <= bound, k
+    pairs = zip(actual_gradients[:-1], expected_gradients[:-1], strict=True)
+    off = [relative(a.cpu().double(), b) for a, b in pairs]
+    assert max(off) <= bound, off
     # gsplat 1.4.0 writes this signal while other threads still add to it: the sum may lack a few of its terms.
     signal, exact = actual_gradients[-1].cpu().double(), expected_gradients[-1]
     assert torch.nn.functional.cosine_similarity(signal.flatten(), exact.flatten(), 0) > 0.9
