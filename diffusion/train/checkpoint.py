@@ -82,7 +82,8 @@ class TrainState:
         """Move the average towards the network's weights by 1 - `decay`."""
         values = self.model.state_dict()
         with torch.no_grad():
-            torch._foreach_lerp_([*self.average.values()], [values[name].float() for name in self.average], 1 - decay)
+            newest = [values[name].float() for name in self.average]
+            torch._foreach_lerp_([*self.average.values()], newest, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def average_of(model: nn.Module) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""train.py ARGS: ns-train on a machine without pycolmap: features by OpenCV."""
+"""ns_train.py ARGS: ns-train on a machine without pycolmap: features by OpenCV."""
 
 import sys
 
@@ -9,7 +9,7 @@ from genfusion_ns.data import matching
 
 
 def _match(views, pairs, threads):
-    sift = cv2.SIFT_create(4000)
+    sift = cv2.SIFT_create(4000)  # pyright: ignore[reportAttributeAccessIssue]
     found = [
         sift.detectAndCompute(cv2.cvtColor(np.ascontiguousarray(v.image), cv2.COLOR_RGB2GRAY), None) for v in views
     ]

@@ -34,9 +34,8 @@ def generated_view_loss(render: Render, frame: GeneratedFrame, weight: float, de
     """
     device = render.color.device
     confidence = frame.confidence_map(device)
-    color, known = block_means(render.color, confidence)
-    image, _ = block_means(frame.image(device), confidence)
-    loss = photometric(color, image, SSIM_WEIGHT, known)
+    both, known = block_means(torch.cat([render.color, frame.image(device)], -1), confidence)
+    loss = photometric(both[..., :3], both[..., 3:], SSIM_WEIGHT, known)
     if depth_weight:
         trust = confidence * render.alpha.detach()
         loss = loss + depth_weight * ssi_disparity(render.depth, frame.disparity_map(device), trust)
@@ -44,9 +43,9 @@ def generated_view_loss(render: Render, frame: GeneratedFrame, weight: float, de
 
 
 def block_means(image: Tensor, confidence: Tensor, side: int = BLOCK) -> tuple[Tensor, Tensor]:
-    """Means of an image [H, W, 3] over blocks, weighted by confidence [H, W, 1], and the blocks' mean confidence:
-    [h, w, 3] and [h, w, 1] with h = ceil(H / side). Blocks at the border are means of the pixels that they have."""
+    """Means of an image [H, W, C] over blocks, weighted by confidence [H, W, 1], and the blocks' mean confidence:
+    [h, w, C] and [h, w, 1] with h = ceil(H / side). Blocks at the border are means of the pixels that they have."""
     both = torch.cat([image * confidence, confidence], -1).permute(2, 0, 1)[None]
     means = F.avg_pool2d(both, side, ceil_mode=True, count_include_pad=False)[0].permute(1, 2, 0)
-    known = means[..., 3:]
-    return means[..., :3] / known.clamp_min(1e-6), known
+    known = means[..., -1:]
+    return means[..., :-1] / known.clamp_min(1e-6), known
