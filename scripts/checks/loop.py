@@ -122,6 +122,7 @@ def train(row: Row | None, seed: int, args: CheckLoop, scene: Path, folder: Path
     data = config.pipeline.datamanager
     data.data, data.seed, data.dataparser.sparse_views = scene, seed, args.views
     data.max_image_side = data.loop.max_side = max(args.size)
+    data.loop.start = 1000  # GenFusion's: what a perfect repairer adds grows with the time that it has
     config.machine.seed = config.pipeline.model.seed = seed
     if row is None:
         data.loop.every = 0
