@@ -66,9 +66,8 @@ def kept_warps(path: Path, snapshot: int, photos: int) -> Warps:
     return _ALL_WARPS.get((path, snapshot, photos)) or recent_warps(path, snapshot, photos)
 
 
-@lru_cache(maxsize=240)
-def recent_warps(path: Path, snapshot: int, photos: int, device: torch.device | str = "cpu") -> Warps:
-    """As `kept_warps`, found on a device and kept on the CPU for a while."""
+def found_warps(path: Path, snapshot: int, photos: int, device: torch.device | str = "cpu") -> Warps:
+    """As `kept_warps`, computed on a device; the result is on the CPU."""
     fit = kept_fit(path)
     cameras = ClipCameras(fit.cameras.w2c.to(device), fit.cameras.K.to(device))
     depth = fit.render_depth[snapshot].to(device).float()
@@ -80,12 +79,15 @@ def recent_warps(path: Path, snapshot: int, photos: int, device: torch.device | 
     return warp_sources(cameras, depth, sources, photos).half().cpu(), order
 
 
+recent_warps = lru_cache(maxsize=240)(found_warps)
+
+
 def keep_all_warps(paths: Sequence[Path], photos: int, device: torch.device | str) -> None:
     """Find the warps of all fits on a device and keep them for good (20 MB each), so that processes that fork from this
     one share them."""
     for path in paths:
         for snapshot in range(len(kept_fit(path).render_rgb)):
-            _ALL_WARPS[path, snapshot, photos] = recent_warps.__wrapped__(path, snapshot, photos, device)
+            _ALL_WARPS[path, snapshot, photos] = found_warps(path, snapshot, photos, device)
 
 
 def make_batch(

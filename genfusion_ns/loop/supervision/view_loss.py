@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -34,8 +33,9 @@ def generated_view_loss(render: Render, frame: GeneratedFrame, weight: float, de
     """
     device = render.color.device
     confidence = frame.confidence_map(device)
-    both, known = block_means(torch.cat([render.color, frame.image(device)], -1), confidence)
-    loss = photometric(both[..., :3], both[..., 3:], SSIM_WEIGHT, known)
+    color, known = block_means(render.color, confidence)
+    image, _ = block_means(frame.image(device), confidence)
+    loss = photometric(color, image, SSIM_WEIGHT, known)
     if depth_weight:
         trust = confidence * render.alpha.detach()
         loss = loss + depth_weight * ssi_disparity(render.depth, frame.disparity_map(device), trust)
@@ -45,7 +45,10 @@ def generated_view_loss(render: Render, frame: GeneratedFrame, weight: float, de
 def block_means(image: Tensor, confidence: Tensor, side: int = BLOCK) -> tuple[Tensor, Tensor]:
     """Means of an image [H, W, C] over blocks, weighted by confidence [H, W, 1], and the blocks' mean confidence:
     [h, w, C] and [h, w, 1] with h = ceil(H / side). Blocks at the border are means of the pixels that they have."""
-    both = torch.cat([image * confidence, confidence], -1).permute(2, 0, 1)[None]
-    means = F.avg_pool2d(both, side, ceil_mode=True, count_include_pad=False)[0].permute(1, 2, 0)
-    known = means[..., -1:]
-    return means[..., :-1] / known.clamp_min(1e-6), known
+    known = _pooled(confidence, side)
+    return _pooled(image * confidence, side) / known.clamp_min(1e-6), known
+
+
+def _pooled(image: Tensor, side: int) -> Tensor:
+    means = F.avg_pool2d(image.permute(2, 0, 1)[None], side, ceil_mode=True, count_include_pad=False)
+    return means[0].permute(1, 2, 0)
