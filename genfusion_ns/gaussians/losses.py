@@ -126,27 +126,6 @@ def normal_consistency(normal: Tensor, surface_normal: Tensor, alpha: Tensor) ->
     return (alpha.detach() * defined * (1.0 - agreement)).mean()
 
 
-def measured_depth(depth: Tensor, alpha: Tensor, target: Tensor, confidence: Tensor) -> Tensor:
-    """Mean of confidence * log(1 + |log(depth / target)| / 0.05): rendered depth follows a photo's measured one.
-
-    Linear within 5 %, logarithmic beyond, so that a surface where the measure is wrong is not torn away.
-
-    Args:
-        depth: [H, W, 1] rendered z-depth, 0 = hole (no term there).
-        alpha: [H, W, 1] rendered opacity, a weight without gradient.
-        target: [h, w, 1] measured z-depth > 0, of any size.
-        confidence: [h, w, 1] in [0, 1].
-    """
-    size = depth.shape[:2]
-    wanted, sure = (
-        torch.nn.functional.interpolate(values.permute(2, 0, 1)[None], size, mode="nearest-exact")[0].permute(1, 2, 0)
-        for values in (target, confidence)
-    )
-    hit = depth > 1e-6
-    error = (torch.where(hit, depth, wanted) / wanted).log().abs()
-    return (alpha.detach() * sure * torch.log1p(error / 0.05)).mean()
-
-
 def fit_scale_shift(source: Tensor, target: Tensor, weight: Tensor, iterations: int = 8) -> tuple[Tensor, Tensor]:
     """Robust a > 0 and b with a * source + b ~ target, without gradient.
 

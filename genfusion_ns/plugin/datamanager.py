@@ -38,7 +38,6 @@ from genfusion_ns.plugin.panel import RoundsPanel, round_steps_after
 from genfusion_ns.plugin.round_log import log_round
 from genfusion_ns.seeding import order_index
 from genfusion_ns.stereo.capture_depth import CaptureDepth
-from genfusion_ns.stereo.posed_photos import PhotoDepth
 from genfusion_ns.stereo.surfels import first_splats
 
 EVAL_FALLBACK_EVERY = 8
@@ -176,10 +175,6 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         data = dict(self.cached_train[index])
         data["image"] = data["image"].to(self.device, non_blocking=True)
         return self.captured_cameras()[index], data
-
-    def measured_depth(self, batch: dict[str, Any]) -> PhotoDepth | None:
-        """The depth of a captured view that `next_train` gave; None where none was found."""
-        return None if self.depth is None else self.depth.depths[int(batch["image_idx"])]
 
     def next_eval_image(self, step: int) -> tuple[Cameras, dict[str, Any]]:
         """One held-out view, in a fixed order too."""

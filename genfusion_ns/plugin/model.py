@@ -35,7 +35,6 @@ from genfusion_ns.plugin.wishes import ViewerWishes
 from genfusion_ns.raster import choose_rasterizer
 from genfusion_ns.raster.api import Rasterizer, Render
 from genfusion_ns.seeding import generator
-from genfusion_ns.stereo.posed_photos import PhotoDepth
 
 NORMALS_KEY = "points3D_normals"
 """Where the datamanager's metadata holds the normals [N, 3] of the seed points."""
@@ -75,11 +74,6 @@ class GenFusionModelConfig(ModelConfig):
     """Weight of the agreement between splat normals and the rendered depth's normals; 2DGS's value."""
     normal_start: int = 2000
     """First step of the normal term."""
-    depth_lambda: float = 0.0
-    """Weight of the photos' measured depth at the first step; it falls to 0 at depth_until. 0.05 gave 0.1 dB on the
-    demo room and cost 0.2 dB on llff_fern, whose leaves the depth does not resolve."""
-    depth_until: int = 3500
-    """Step at which the measured depth has done its part; afterwards photos alone decide."""
     depth_ratio: float = 0.0
     """Which depth the normals and outputs come from: 0 = expected, 1 = median; 2DGS advises 0 for unbounded scenes."""
     densifier: SparsityAwareDensifier = field(default_factory=SparsityAwareDensifier)
@@ -100,8 +94,6 @@ class GenFusionModelConfig(ModelConfig):
         "distortion_start": NATURAL,
         "normal_lambda": NATURAL,
         "normal_start": NATURAL,
-        "depth_lambda": NATURAL,
-        "depth_until": NATURAL,
         "depth_ratio": SHARE,
         "seed": ANY,
         "eval_num_rays_per_chunk": COUNT,
@@ -365,15 +357,6 @@ class GenFusionModel(SplatfactoModel):
                 render.normal, surface, render.alpha
             )
         return terms
-
-    def measured_depth_loss(self, render: Render, measured: PhotoDepth | None) -> dict[str, Tensor]:
-        """The photos' depth as a target while its weight lasts; nothing where none was measured."""
-        share = 1.0 - self.step / max(self.scaled(self.config.depth_until), 1)
-        if measured is None or share <= 0 or self.config.depth_lambda <= 0:
-            return {}
-        target, confidence = measured.depth.to(self.device), measured.confidence.to(self.device)
-        loss = losses.measured_depth(render.depth, render.alpha, target, confidence)
-        return {"depth": self.config.depth_lambda * share * loss}
 
     def get_image_metrics_and_images(
         self, outputs: dict[str, Tensor], batch: dict[str, Any]

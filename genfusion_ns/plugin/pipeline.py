@@ -84,8 +84,6 @@ class GenFusionPipeline(VanillaPipeline):
         outputs = self.model.render_outputs(camera)
         metrics = self.model.get_metrics_dict(outputs, batch)
         loss_dict = self.model.get_loss_dict(outputs, batch, metrics)
-        if "render" in outputs:
-            loss_dict |= self.model.measured_depth_loss(outputs["render"], self.datamanager.measured_depth(batch))
         generated = self.datamanager.next_generated(step)
         if generated is not None:
             frame, weight = generated

@@ -117,7 +117,6 @@ def test_a_run_starts_from_the_photos_depth(gpu, scene, tmp_path, weights, monke
     monkeypatch.setattr(StereoEstimator, "__init__", noted)
     config = small(gpu_config("genfusion"), scene, tmp_path, loop={"every": 0})
     config.pipeline.datamanager.initial_points = "depth"
-    config.pipeline.model.depth_lambda = 0.05  # and the depth is a target
     trainer = started(config)
     assert len(made) == 1 and on_device(made[0].network)
     take_steps(trainer, 0, 2)
