@@ -6,43 +6,94 @@ asks for a round every K steps.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager
+from nerfstudio.configs.dataparser_configs import AnnotatedDataParserUnion
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
 from nerfstudio.data.datasets.base_dataset import InputDataset
-from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from genfusion_ns.bounds import ANY, COUNT, POSITIVE, Bound, Bounds
 from genfusion_ns.cameras import Camera
 from genfusion_ns.data.colmap import find_model, read_model
 from genfusion_ns.data.mask import Window
+from genfusion_ns.data.points import PointsMode
 from genfusion_ns.data.views import TrainView
-from genfusion_ns.files import write_errors
-from genfusion_ns.loop.contact_sheet import MostChanged
+from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.round import CapturedViews, Loop
-from genfusion_ns.loop.round_table import round_line, round_table
 from genfusion_ns.loop.state import LoopState
 from genfusion_ns.loop.supervision.gate import held_out
 from genfusion_ns.loop.view_buffer import GeneratedFrame
 from genfusion_ns.plugin import compat, train_photos
 from genfusion_ns.plugin.bridge import core_cameras
-from genfusion_ns.plugin.clock import Clock, duration
-from genfusion_ns.plugin.data_config import GenFusionDataManagerConfig
-from genfusion_ns.plugin.dataparser import subset
+from genfusion_ns.plugin.dataparser import GenFusionDataParserConfig, subset
 from genfusion_ns.plugin.first_splats import find_depth, seed_points
 from genfusion_ns.plugin.model import NORMALS_KEY, GenFusionModel
-from genfusion_ns.plugin.panel import RoundsPanel, round_steps_after
-from genfusion_ns.plugin.round_log import log_round
+from genfusion_ns.plugin.panel import RoundsPanel
+from genfusion_ns.plugin.training_rounds import TrainingRounds
 from genfusion_ns.seeding import order_index
 from genfusion_ns.stereo.capture_depth import CaptureDepth
 from genfusion_ns.stereo.surfels import first_splats
 
 EVAL_FALLBACK_EVERY = 8
-GENERATED_FOLDER = "generated"
-DISK_ADVICE = "Make room, and go on from the last checkpoint with --load-dir."
+
+
+@dataclass
+class GenFusionDataManagerConfig(FullImageDatamanagerConfig):
+    """Photos, what of them is seen, where the first splats come from, and the loop."""
+
+    _target: type = field(default_factory=lambda: GenFusionDataManager)
+    """The datamanager class."""
+    dataparser: AnnotatedDataParserUnion = field(default_factory=GenFusionDataParserConfig)
+    """Who reads the scene; any of Nerfstudio's works, ours adds sparse views."""
+    cache_images_type: Literal["uint8", "float32"] = "uint8"
+    """How photos are kept: uint8 takes a quarter of the memory, and each step converts the photo that it shows."""
+    max_image_side: int | None = 1600
+    """Longest side of whole photos in training and evaluation, in pixels; a mask's windows are reduced by the same
+    factor. Time grows with its square; 1,600 is also Nerfstudio's limit."""
+    mask: Literal["none", "fixed", "moving"] = "none"
+    """Train on a quarter of each photo: fixed = the top-left quadrant, as the paper's diffusion data; moving = the
+    wandering window of the paper's evaluation. Evaluation always sees full photos."""
+    initial_points: PointsMode = "depth"
+    """Where the first splats lie: depth = on the surfaces that the training photos' depth shows; tracks = what the
+    training photos alone can triangulate, completed by samples in their frusta; official = the official code's rule,
+    which leaks geometry from the held-out photos; all = the scene's whole point cloud; random = samples in the frusta
+    only."""
+    depth_estimator: str = "stereo"
+    """Who finds the photos' depth: stereo = the bundled network; transformers:SOURCE and depth-anything-3:SOURCE with a
+    hub id or a folder, see docs/depth.md."""
+    depth_side: int = 320
+    """Longest side of the photos that depth is found for, in pixels."""
+    depth_folder: Path | None = None
+    """Where the photos' depth is kept and looked for; None = the run's folder."""
+    max_seed_points: int = 100_000
+    """How many splats to begin with; fewer measured points are completed by samples, more are thinned at random."""
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    """When novel views are generated, by whom, and how much they count."""
+    reference_iterations: int = 7000
+    """Length of the run that the loop's step numbers refer to; they are scaled with --max-num-iterations."""
+    seed: int = 42
+    """The order of views and all samples follow from (seed, step)."""
+
+    BOUNDS: ClassVar[Bounds] = {
+        "max_image_side": Bound(16),
+        "depth_side": Bound(32),
+        "max_seed_points": COUNT,
+        "reference_iterations": COUNT,
+        "seed": ANY,
+        "camera_res_scale_factor": POSITIVE,
+        "eval_num_images_to_sample_from": Bound(-1),
+        "eval_num_times_to_repeat_images": Bound(-1),
+        "eval_image_indices": Bound(0),
+        "max_thread_workers": COUNT,
+        "train_cameras_sampling_seed": ANY,
+        "fps_reset_every": COUNT,
+    }
 
 
 class GenFusionDataManager(FullImageDatamanager[InputDataset]):
@@ -65,8 +116,7 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
         super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
         config.cache_images = compat.usable_image_cache(config.cache_images, device)  # type: ignore[assignment]
         self.loop = Loop(config.loop, lambda: self.loop.config.make_repairer(self.device, CONSOLE.print), config.seed)
-        self.rounds = RoundsPanel(training=test_mode == "val")
-        self.clock = Clock()
+        self.rounds = TrainingRounds(self.loop, RoundsPanel(training=test_mode == "val"), self._captured_views)
         self.set_run_length(config.reference_iterations)
         self.depth: CaptureDepth | None = None
         self._captured_cameras: list[Camera] | None = None
@@ -192,9 +242,8 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
 
     def set_run_length(self, max_num_iterations: int) -> None:
         """Scale the loop's step numbers to a run of so many steps."""
-        self.run_length = max_num_iterations
-        self.loop.config = self.config.loop.scaled_to(max_num_iterations, self.config.reference_iterations)
-        self.rounds.update(self.loop_state, self.loop.config, 0, max_num_iterations)
+        config = self.config.loop.scaled_to(max_num_iterations, self.config.reference_iterations)
+        self.rounds.set_run(config, max_num_iterations)
 
     def next_generated(self, step: int) -> tuple[GeneratedFrame, float] | None:
         """The generated view of a step and lambda(step); None before the first round and once lambda is 0."""
@@ -203,89 +252,7 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        trainer = training_callback_attributes.trainer
-        pipeline = training_callback_attributes.pipeline
-        assert trainer is not None and pipeline is not None
-        before_step = TrainingCallbackLocation.BEFORE_TRAIN_ITERATION
-        after_step, after_all = TrainingCallbackLocation.AFTER_TRAIN_ITERATION, TrainingCallbackLocation.AFTER_TRAIN
-        folder = trainer.base_dir / GENERATED_FOLDER
-        if self.loop_state.pool or folder.is_dir():
-            # resumed: what the folder holds may be older, or newer, than the checkpoint
-            self.loop_state.pool.save(folder)
-        return [
-            TrainingCallback([before_step], self.make_up_for_round, args=[pipeline.model, folder]),
-            TrainingCallback([after_step], self.run_round_if_due, args=[pipeline.model, folder]),
-            TrainingCallback([after_step], self.end_loop_if_due, args=[pipeline.model, folder]),
-            TrainingCallback([after_all], self.print_rounds),
-        ]
-
-    def run_round_if_due(self, model: GenFusionModel, folder: Path, step: int) -> None:
-        """Run a round after step `step` (0-based) where one is asked for, or is scheduled for the step after: growth
-        follows every hundredth step, as rounds do, and costs what splats show 5 dB until they have settled again."""
-        k = 1 if step == 0 and self.loop.config.is_round_due(1, self.run_length) else step + 2
-        if self.rounds.wants_round(self.loop.config, k, self.run_length):
-            self.run_round(model, folder, step)
-
-    def make_up_for_round(self, model: GenFusionModel, folder: Path, step: int) -> None:
-        """Before the first step of a resumed run: the round that a signal cut off after the step before."""
-        if self.loop_state.unfinished:
-            model.step = step - 1
-            self.run_round(model, folder, step - 1)
-            model.step = step
-
-    def run_round(self, model: GenFusionModel, folder: Path, step: int) -> None:
-        """After step `step`: render novel views, have them repaired, admit them, keep them on disk too."""
-        k = step + 2 if self.loop.config.is_round_due(step + 2, self.run_length) else step + 1
-        self.loop_state.unfinished = True
-        training, judging = self._captured_views(model)
-        watch = MostChanged()
-        try:
-            report = self.loop.round(k, model.render, training, judging, model.trained_splats(), CONSOLE, watch)
-        except torch.cuda.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            CONSOLE.print(
-                f"[yellow]genfusion: the round at step {k} is left out,[/] since the GPU's memory does not hold it "
-                f"({str(error).splitlines()[0]}). Training goes on. What helps: a smaller "
-                "--pipeline.datamanager.loop.max-side or loop.clip-length, or less loop.diffusion.memory than is free.",
-                soft_wrap=True,
-            )
-            self.loop_state.unfinished = False
-            return
-        self.loop_state.unfinished = False
-        with write_errors(folder.parent, DISK_ADVICE):
-            self.loop_state.pool.save(folder)
-            log_round(report, watch.sheet(), step, folder.parent)
-        self.rounds.update(self.loop_state, self.loop.config, k, self.run_length)
-        self.rounds.show_clip(watch.sheet())
-        self.clock.add_round(report.seconds)
-        left = self.clock.remaining(self.run_length - k, self.rounds_after(k))
-        CONSOLE.print(
-            f"[bold]genfusion:[/] {round_line(report, self.loop.repairer.name)}; about {duration(left)} to go.",
-            soft_wrap=True,
-        )
-
-    def rounds_after(self, k: int) -> int:
-        """How many scheduled rounds come after step k."""
-        return len(round_steps_after(k, self.loop.config, self.run_length))
-
-    def renders_after(self, k: int) -> int:
-        """How many views the steps after step k render: a captured one each, and a generated one while it counts."""
-        return sum(1 + (self.loop.config.generated_weight(step) > 0) for step in range(k, self.run_length))
-
-    def end_loop_if_due(self, model: GenFusionModel, folder: Path, step: int) -> None:
-        """When generated views have taught for the last time, the last round is judged too."""
-        if step + 1 == self.loop.config.until and self.loop_state.reports:
-            training, judging = self._captured_views(model)
-            self.loop.settle(model.render, training, judging, model.trained_splats())
-            with write_errors(folder.parent, DISK_ADVICE):
-                self.loop_state.pool.save(folder)
-            self.rounds.update(self.loop_state, self.loop.config, step + 1, self.run_length)
-
-    def print_rounds(self, step: int) -> None:
-        """At the end of a run: what each round did."""
-        self.rounds.close()
-        if self.loop_state.reports:
-            CONSOLE.print(round_table(self.loop_state.reports))
+        return self.rounds.callbacks(training_callback_attributes)
 
     def captured_cameras(self) -> list[Camera]:
         """The training photos' cameras as they are trained on."""
@@ -315,5 +282,4 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.loop_state.load_state_dict(state)
-        step = self.loop_state.reports[-1].step if self.loop_state.reports else 0
-        self.rounds.update(self.loop_state, self.loop.config, step, self.run_length)
+        self.rounds.resume()

@@ -70,7 +70,7 @@ class GenFusionPipeline(VanillaPipeline):
         super().__init__(config, device, *args, **kwargs)
         self.model.use_rasterizer(rasterizer)
         self.model.scene_extent = scene_extent(core_cameras(self.datamanager.train_dataset.cameras))
-        self.rounds = self.datamanager.rounds
+        self.rounds = self.datamanager.rounds.panel
         self.rounds.connect(self.model.wishes, core_cameras(self.datamanager.train_dataset.cameras))
 
     @property
@@ -159,20 +159,20 @@ class GenFusionPipeline(VanillaPipeline):
     def announce(self, first: int) -> None:
         """Say who renders and how long the run will take from step `first` (0-based) on, from the time of a few real
         steps without their update; rounds count as long as those of the checkpoint took."""
-        model, views = self.model, self.datamanager
+        model, views, coming = self.model, self.datamanager, self.datamanager.rounds
         self._probe(first)  # compiles kernels, which must not be timed
         start, probes = time.perf_counter(), 3
         for _ in range(probes):
             self._probe(first)
         rendered = 1 if views.next_generated(first) is None else 2
-        seconds = (time.perf_counter() - start) / probes / rendered * views.renders_after(first)
-        rounds, reports = views.rounds_after(first), views.loop_state.reports
+        seconds = (time.perf_counter() - start) / probes / rendered * coming.renders_after(first)
+        rounds, reports = coming.rounds_after(first), views.loop_state.reports
         for report in reports:
             seconds += rounds * report.seconds / len(reports)
         unknown = f", and {rounds} rounds of generated views, whose time shows with the first" if rounds else ""
         CONSOLE.print(
             f"[bold]genfusion:[/] {model.rasterizer.name} rasteriser on {model.device}, {model.num_points:,} Gaussians"
-            f", {len(views.train_dataset)} photos; about {duration(seconds)} for {views.run_length - first:,} steps "
+            f", {len(views.train_dataset)} photos; about {duration(seconds)} for {coming.run_length - first:,} steps "
             f"(more as Gaussians are added){f' and {rounds} rounds' if rounds and reports else unknown}.",
             soft_wrap=True,
         )

@@ -204,13 +204,12 @@ class GenFusionTrainer(Trainer):
 
     def _update_viewer_state(self, step: int) -> None:
         """Between a step's timing and its writing: rounds, which are part of a step, count apart from the others."""
-        clock = self.pipeline.datamanager.clock
+        rounds = self.pipeline.datamanager.rounds
         timed = writer.GLOBAL_BUFFER["events"].get(EventName.ITER_TRAIN_TIME.value)
         if timed is None:  # the first process of several keeps them
             return
-        timed["buffer"][-1] = clock.add_step(timed["buffer"][-1])
-        k = step + 1
-        left = clock.remaining(self.pipeline.datamanager.run_length - k, self.pipeline.datamanager.rounds_after(k))
+        timed["buffer"][-1] = rounds.clock.add_step(timed["buffer"][-1])
+        left = rounds.remaining(step + 1)
         for event in writer.EVENT_STORAGE:
             if event["name"] == EventName.ETA.value:
                 event["event"] = left

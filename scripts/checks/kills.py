@@ -36,8 +36,8 @@ from genfusion_ns.loop import round, view_buffer
 from genfusion_ns.loop.round import Loop
 from genfusion_ns.loop.view_buffer import GeneratedViews
 from genfusion_ns.plugin.config import cpu_config
-from genfusion_ns.plugin.datamanager import GENERATED_FOLDER
 from genfusion_ns.plugin.trainer import GenFusionTrainer, GenFusionTrainerConfig
+from genfusion_ns.plugin.training_rounds import GENERATED_FOLDER
 from genfusion_ns.synthetic.demo import demo_path, demo_scene
 from genfusion_ns.synthetic.write import write_scene
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from genfusion_ns.loop.view_buffer import GeneratedViews
 from genfusion_ns.plugin import panel as panels
 from genfusion_ns.plugin.panel import RoundsPanel
 from genfusion_ns.plugin.round_log import encoded, last_sheet, log_round, writer
+from genfusion_ns.plugin.training_rounds import TrainingRounds
 from genfusion_ns.plugin.wishes import ViewerWishes
 
 LOOP = LoopConfig(start=10, every=10, until=35)
@@ -95,7 +97,8 @@ def test_the_viewer_finds_every_element_under_a_short_name():
         def __init__(self):
             super().__init__()
             self.datamanager = torch.nn.Module()
-            self.rounds = self.datamanager.rounds = RoundsPanel(training=True)
+            self.rounds = RoundsPanel(training=True)
+            self.datamanager.rounds = TrainingRounds(Mock(), self.rounds, Mock())
 
     whole = Whole()
     found = [path for path, _ in parse_object(whole, ViewerElement, "Custom Elements")]

@@ -115,23 +115,22 @@ def test_guidance_goes_only_to_weights_that_sample(cuda, folders):
 
 
 def test_a_round_without_memory_is_skipped_with_a_message(capsys):
-    from genfusion_ns.plugin import datamanager
+    from genfusion_ns.plugin.training_rounds import TrainingRounds
 
     def full(*args, **kwargs):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 12.60 GiB.")
 
     saved: list[Path] = []
     pool = SimpleNamespace(save=saved.append)
-    views = SimpleNamespace(
-        rounds=SimpleNamespace(wants_round=lambda *_: True),
-        loop=SimpleNamespace(config=SimpleNamespace(is_round_due=lambda *_: False), round=full),
-        run_length=10,
-        _captured_views=lambda model: ([], []),
-        loop_state=SimpleNamespace(pool=pool, unfinished=False),
-        config=SimpleNamespace(seed=0),
+    loop = SimpleNamespace(
+        config=SimpleNamespace(is_round_due=lambda *_: False),
+        round=full,
+        state=SimpleNamespace(pool=pool, unfinished=False),
     )
+    rounds = TrainingRounds(loop, SimpleNamespace(), lambda model: ([], []))  # type: ignore[arg-type]
     model = SimpleNamespace(render=None, trained_splats=lambda: None)
-    datamanager.GenFusionDataManager.run_round(views, model, Path("."), 9)  # type: ignore[arg-type]
+    rounds.run(model, Path("."), 9)  # type: ignore[arg-type]
+    assert not loop.state.unfinished
     told = " ".join(capsys.readouterr().out.split())
     assert not saved and "12.60 GiB" in told
     for setting in ("loop.max-side", "loop.clip-length", "loop.diffusion.memory"):
