@@ -72,7 +72,7 @@ def rendered_views(model: GenFusionModel, cameras: list[Camera]) -> Iterator[Vie
     for camera in track(cameras, "rendering and fusing"):
         with torch.no_grad():
             render = model.render(camera.to(model.device))
-        yield camera, render.color.clamp(0, 1), model.surface_depth(render), render.alpha
+        yield camera, render.color.clamp(0, 1), render.depth, render.alpha
 
 
 @exits_cleanly

@@ -344,8 +344,6 @@ def _first_bad(pose: FloatArray, K: FloatArray) -> str:
 
 def _short_names(paths: Sequence[Path]) -> list[str]:
     """Paths without the folders that all of them share but the last."""
-    paths = [Path(path) for path in paths]
-    parents = {path.parent for path in paths}
-    if len(parents) == 1:
+    if len({path.parent for path in paths}) == 1:
         return [f"{path.parent.name}/{path.name}" for path in paths]
     return [str(path) for path in paths]

@@ -15,7 +15,7 @@ from genfusion_ns.gaussians import losses
 from genfusion_ns.gaussians.densify_sparse import SparsityAwareDensifier
 from genfusion_ns.gaussians.edit import Optimizers
 from genfusion_ns.gaussians.parameters import MEANS_RATE_END, RATES, activate, init_gaussians
-from genfusion_ns.geometry import depth_to_normal, scene_extent
+from genfusion_ns.geometry import scene_extent
 from genfusion_ns.raster.api import Rasterizer, Render
 from genfusion_ns.seeding import generator, order_index
 
@@ -121,9 +121,8 @@ class Fit:
         degree = schedule.sh_degree(step, config.sh_degree, self._scaled(config.sh_degree_interval))
         render = self._rasterize(view.camera, degree, background)
         loss = losses.photometric(render.color.clamp(0, 1), view.rgb, config.ssim_lambda, view.mask)
-        if config.normal_lambda > 0 and step >= self._scaled(config.normal_start):
-            surface = depth_to_normal(render.depth, view.camera)
-            loss = loss + config.normal_lambda * losses.normal_consistency(render.normal, surface, render.alpha)
+        normal = config.normal_lambda if step >= self._scaled(config.normal_start) else 0.0
+        loss = sum(losses.surface_terms(render, view.camera, 0.0, normal).values(), loss)
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -8,6 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genfusion_ns.cameras import Camera
+from genfusion_ns.geometry import depth_to_normal
+from genfusion_ns.raster.api import Render
+
 _C1, _C2 = 0.01**2, 0.03**2
 _WINDOW, _SIGMA = 11, 1.5
 MOST_FITTED = 1 << 17
@@ -124,6 +128,17 @@ def normal_consistency(normal: Tensor, surface_normal: Tensor, alpha: Tensor) ->
     defined = (surface_normal * surface_normal).sum(-1, keepdim=True) > 0.25
     agreement = (normal * surface_normal).sum(-1, keepdim=True)
     return (alpha.detach() * defined * (1.0 - agreement)).mean()
+
+
+def surface_terms(render: Render, camera: Camera, distortion_weight: float, normal_weight: float) -> dict[str, Tensor]:
+    """2DGS's regularisers whose weight is not 0 (arXiv 2403.17888, equations 13 and 14), each times its weight."""
+    terms: dict[str, Tensor] = {}
+    if distortion_weight > 0:
+        terms["distortion"] = distortion_weight * distortion(render.distortion)
+    if normal_weight > 0:
+        surface = depth_to_normal(render.depth, camera)
+        terms["normal"] = normal_weight * normal_consistency(render.normal, surface, render.alpha)
+    return terms
 
 
 def fit_scale_shift(source: Tensor, target: Tensor, weight: Tensor, iterations: int = 8) -> tuple[Tensor, Tensor]:

@@ -59,6 +59,11 @@ def levels(state: State) -> Tensor:
     return state["seen_by"].new_tensor(LEVELS)[classify(state)]
 
 
+def completed(state: State) -> State:
+    """A state with all bookkeeping: what a checkpoint from before it lacks is taken for initial splats."""
+    return fresh_origins(len(state["grad"])) | state
+
+
 def features(state: State) -> Tensor:
     """[N, 4] what to blend per splat for `maps`: one 1 in the place of its class, and how surely photos cover it."""
     one_hot = torch.nn.functional.one_hot(classify(state), len(CLASSES)).to(state["seen_by"])

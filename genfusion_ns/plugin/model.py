@@ -28,7 +28,6 @@ from genfusion_ns.gaussians import losses, provenance
 from genfusion_ns.gaussians.densify_sparse import SparsityAwareDensifier
 from genfusion_ns.gaussians.keeper import TrainedSplats
 from genfusion_ns.gaussians.parameters import activate, init_gaussians, random_points
-from genfusion_ns.geometry import depth_to_normal
 from genfusion_ns.plugin import compat
 from genfusion_ns.plugin.bridge import core_camera
 from genfusion_ns.plugin.wishes import ViewerWishes
@@ -74,8 +73,6 @@ class GenFusionModelConfig(ModelConfig):
     """Weight of the agreement between splat normals and the rendered depth's normals; 2DGS's value."""
     normal_start: int = 2000
     """First step of the normal term."""
-    depth_ratio: float = 0.0
-    """Which depth the normals and outputs come from: 0 = expected, 1 = median; 2DGS advises 0 for unbounded scenes."""
     densifier: SparsityAwareDensifier = field(default_factory=SparsityAwareDensifier)
     """How splats are added and removed."""
     camera_optimizer: CameraOptimizerConfig = field(default_factory=lambda: CameraOptimizerConfig(mode="off"))
@@ -94,7 +91,6 @@ class GenFusionModelConfig(ModelConfig):
         "distortion_start": NATURAL,
         "normal_lambda": NATURAL,
         "normal_start": NATURAL,
-        "depth_ratio": SHARE,
         "seed": ANY,
         "eval_num_rays_per_chunk": COUNT,
     }
@@ -196,15 +192,12 @@ class GenFusionModel(SplatfactoModel):
         return {"densifier": self.densifier_state, "kept_splats": self.kept_splats}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        # What a checkpoint from before the bookkeeping lacks is taken for initial splats.
-        saved = state["densifier"]
-        saved = provenance.fresh_origins(len(saved["grad"])) | saved
+        saved = provenance.completed(state["densifier"])
         self.densifier_state = {name: values.to(self.device) for name, values in saved.items()}
         self.kept_splats.clear()
         self.kept_splats.update(state["kept_splats"])
         if self.kept_splats:
-            kept = self.kept_splats["state"]
-            self.kept_splats["state"] = provenance.fresh_origins(len(kept["grad"])) | kept
+            self.kept_splats["state"] = provenance.completed(self.kept_splats["state"])
 
     def load_state_dict(self, dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
         """Load any number of Gaussians into the Parameters that the optimisers already hold."""
@@ -268,11 +261,10 @@ class GenFusionModel(SplatfactoModel):
         inside = None if self.crop_box is None else self.crop_box.within(self.means).squeeze(-1)
         rows = self.wishes.visible(self.densifier_state, inside)
         render = self.render(camera, background, rows)
-        depth = self.surface_depth(render)
         outputs = {
             "rgb": render.color.clamp(0.0, 1.0),
             # Holes go behind everything else, as splatfacto does: depth 0 would hide the viewer's frusta.
-            "depth": torch.where(render.alpha > 0, depth, depth.max()),
+            "depth": torch.where(render.alpha > 0, render.depth, render.depth.max()),
             "accumulation": render.alpha,
             "normal": (render.normal + 1.0) / 2.0,
             "background": background.expand(*render.color.shape),
@@ -285,10 +277,8 @@ class GenFusionModel(SplatfactoModel):
             return provenance.maps(torch.zeros(camera.height, camera.width, 4, device=self.device))
         features = provenance.features(self.densifier_state)
         chosen = features if rows is None else features[rows]
-        splats = activate(self._params(rows))
-        return provenance.maps(
-            self.rasterizer(*splats[:4], chosen, camera, sh_degree=None, near=self.config.near).color
-        )
+        splats, near = activate(self._params(rows)), self.config.near
+        return provenance.maps(self.rasterizer(*splats[:4], chosen, camera, sh_degree=None, near=near).color)
 
     def observed_render(self, camera: Camera, background: Tensor | None = None) -> Render:
         """A render of this training step; its screen gradients reach the densifier after backward."""
@@ -302,26 +292,14 @@ class GenFusionModel(SplatfactoModel):
 
     def render(self, camera: Camera, background: Tensor | None = None, rows: Tensor | None = None) -> Render:
         """Rasterise the Gaussians over `background` [3] (None = black); all, or those in `rows` [N] bool."""
-        return self.rasterizer(
-            *activate(self._params(rows)),
-            camera,
-            sh_degree=self.sh_degree_now(),
-            background=background,
-            near=self.config.near,
-        )
+        splats, near = activate(self._params(rows)), self.config.near
+        return self.rasterizer(*splats, camera, sh_degree=self.sh_degree_now(), background=background, near=near)
 
     def sh_degree_now(self) -> int:
         """Degree of the colour at this step; the full one outside of training."""
         if not self.training:
             return self.config.sh_degree
         return schedule.sh_degree(self.step, self.config.sh_degree, self.scaled(self.config.sh_degree_interval))
-
-    def surface_depth(self, render: Render) -> Tensor:
-        """[H, W, 1] (1 - depth_ratio) * expected + depth_ratio * median depth."""
-        ratio = self.config.depth_ratio
-        if ratio == 0.0:
-            return render.depth
-        return torch.lerp(render.depth, render.median_depth, ratio)
 
     # -- losses and metrics --------------------------------------------------------------------------------------
 
@@ -343,20 +321,15 @@ class GenFusionModel(SplatfactoModel):
         mask = batch["mask"].to(self.device) if "mask" in batch else None
         loss_dict = {"photo": losses.photometric(outputs["rgb"], target, self.config.ssim_lambda, mask)}
         if "render" in outputs:
-            loss_dict |= self.surface_losses(outputs["render"], outputs["camera"])
+            config = self.config
+            distortion = self._due(config.distortion_lambda, config.distortion_start)
+            normal = self._due(config.normal_lambda, config.normal_start)
+            loss_dict |= losses.surface_terms(outputs["render"], outputs["camera"], distortion, normal)
         return loss_dict
 
-    def surface_losses(self, render: Render, camera: Camera) -> dict[str, Tensor]:
-        """2DGS's regularisers that are active at this step (arXiv 2403.17888, equations 13 and 14)."""
-        terms: dict[str, Tensor] = {}
-        if self.config.distortion_lambda > 0 and self.step >= self.scaled(self.config.distortion_start):
-            terms["distortion"] = self.config.distortion_lambda * losses.distortion(render.distortion)
-        if self.config.normal_lambda > 0 and self.step >= self.scaled(self.config.normal_start):
-            surface = depth_to_normal(self.surface_depth(render), camera)
-            terms["normal"] = self.config.normal_lambda * losses.normal_consistency(
-                render.normal, surface, render.alpha
-            )
-        return terms
+    def _due(self, weight: float, start: int) -> float:
+        """A weight whose term begins at step `start` of the config."""
+        return weight if self.step >= self.scaled(start) else 0.0
 
     def get_image_metrics_and_images(
         self, outputs: dict[str, Tensor], batch: dict[str, Any]
