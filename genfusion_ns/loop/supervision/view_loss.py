@@ -17,7 +17,7 @@ from frame to frame, and splats that follow each pixel of it become duller. With
 0.5 dB and their LPIPS rose by 10 %."""
 
 
-def generated_view_loss(render: Render, frame: GeneratedFrame, weight: float, depth_weight: float = 0.1) -> Tensor:
+def generated_view_loss(render: Render, frame: GeneratedFrame, weight: float, depth_weight: float = 0.0) -> Tensor:
     """weight * frame.weight * [(1 - s) L1 + s (1 - SSIM) + d SSI(disparity)], every pixel by its confidence, colours as
     means of blocks.
 
