@@ -11,12 +11,10 @@ list is its stop. While compositing, a finished pixel carries its transmittance 
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
-from numba import njit, types
-from numba.extending import overload
+from numba import njit
 
+from genfusion_ns.raster.numba.exponential import exp_minus
 from genfusion_ns.raster.numba.layout import HELPER, KERNEL
 
 # Sums over pixels may be reordered; without this LLVM leaves the backward loop scalar.
@@ -37,30 +35,6 @@ _X, _Y, _BEHIND, _BALANCE, _ONE_PLUS_FINAL, _MORE = (np.uint64(i * _PIXELS) for 
 _BACKWARD_PLANES = 17
 
 
-def _exp_minus(x):
-    """exp(-x) for x >= 0, inside kernels."""
-    return math.exp(-x)
-
-
-@overload(_exp_minus, inline="always")
-def _compile_exp_minus(x):
-    if x != types.float32:
-        return lambda x: math.exp(-x)
-
-    def vectorises(x):
-        # A minimax fit of exp(x / 8) on [-1, 0], 2.4e-8 relative, to the eighth power. Beyond 8 it stays at exp(-8),
-        # which is fainter than any cut.
-        y = min(x, np.float32(8)) * np.float32(-0.125)
-        p = np.float32(4.11768264e-02) + y * (np.float32(7.61402409e-03) + y * np.float32(8.35845930e-04))
-        p = np.float32(4.99969015e-01) + y * (np.float32(1.66490286e-01) + y * p)
-        p = np.float32(9.99999976e-01) + y * (np.float32(9.99997903e-01) + y * p)
-        p = p * p
-        p = p * p
-        return p * p
-
-    return vectorises
-
-
 @njit(**HELPER)
 def _falloff(hit_u, hit_v, hit_w, on_screen, one, half):
     """u = hit_u / hit_w, v = hit_v / hit_w, 1 / hit_w, whether they decide or the low-pass, and exp(-rho / 2)."""
@@ -68,7 +42,7 @@ def _falloff(hit_u, hit_v, hit_w, on_screen, one, half):
     u, v = hit_u * inverse, hit_v * inverse
     on_disc = u * u + v * v
     disc_decides = on_disc <= on_screen
-    return u, v, inverse, disc_decides, _exp_minus(half * (on_disc if disc_decides else on_screen))
+    return u, v, inverse, disc_decides, exp_minus(half * (on_disc if disc_decides else on_screen))
 
 
 @njit(**HELPER)
