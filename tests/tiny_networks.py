@@ -203,3 +203,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 def repaired(pipe: RGBDVideoRepairPipeline, seed: int = 0, **kwargs: Any) -> Any:
     """A call with a seeded generator and two steps, unless told otherwise."""
     return pipe(**{"num_inference_steps": 2, "generator": seeded(seed), **kwargs})
+
+
+def difference(a: Any, b: Any) -> float:
+    return max(float((a.rgb - b.rgb).abs().max()), float((a.disparity - b.disparity).abs().max()))

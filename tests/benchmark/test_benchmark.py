@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import json
-import re
 import subprocess
 from dataclasses import fields, replace
-from html.parser import HTMLParser
 from pathlib import Path
-from statistics import fmean
 
-import numpy as np
 import pytest
 import torch
 import tyro
-from PIL import Image
+from benchmark_rows import a_row, finished_row
 from rich.console import Console
 from tiny_networks import LITE, tiny_pipeline
 
 from genfusion_ns.benchmark import methods as benchmark_methods
 from genfusion_ns.benchmark import metrics as held_out
-from genfusion_ns.benchmark import page as benchmark_page
-from genfusion_ns.benchmark import published
-from genfusion_ns.benchmark import report as benchmark_report
 from genfusion_ns.benchmark import row as benchmark_row
 from genfusion_ns.benchmark import run as benchmark
 from genfusion_ns.errors import UserError
@@ -39,11 +31,6 @@ def data_root(tmp_path) -> Path:
         (tmp_path / "data" / name / "transforms.json").write_text("{}")
     (tmp_path / "data" / "points only").mkdir()
     return tmp_path / "data"
-
-
-def a_row(**changes) -> benchmark_row.Row:
-    row = benchmark_row.Row("/scenes/pond", "pond", "nerfstudio", "3", "2dgs", 50, 64, 1)
-    return replace(row, **changes)
 
 
 # -- rows ------------------------------------------------------------------------------------------------------------
@@ -238,12 +225,6 @@ def test_weights_and_leaky_points_are_passed_on(config_of):
 # -- measuring -------------------------------------------------------------------------------------------------------
 
 
-def finished_row(row: benchmark_row.Row, **metrics: float) -> dict[str, object]:
-    costs = {"minutes": 1.0, "peak_memory_mib": 900.0, "peak_gpu_memory_mib": None, "gaussians": 1234}
-    known = {"max_num_iterations": 7, "ssim": 0.5, "coverage": 1.0, "device": "CPU"}
-    return {**vars(row), **known, **costs, **metrics}
-
-
 def test_rows_are_read_back_unless_settings_or_code_differ(data_root, tmp_path, monkeypatch):
     args = benchmark.Benchmark(data_root=data_root, out=tmp_path / "out", lpips_weights=tmp_path)
     calls: list[list[str]] = []
@@ -306,135 +287,3 @@ def test_lpips_without_its_weights_is_left_out(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("torch.hub.urlopen", offline)
     assert held_out.Perceptual()(torch.rand(40, 40, 3), torch.rand(40, 40, 3)) == {}
     assert "alexnet-owt-7be5be79.pth" in capsys.readouterr().out
-
-
-# -- means, tables, published figures --------------------------------------------------------------------------------
-
-
-def several() -> list[dict]:
-    rows = [
-        finished_row(a_row(title=title, method=method, seed=seed), psnr=psnr + seed, lpips=0.4)
-        for title, method, psnr in (("pond", "2dgs", 10), ("pond", "genfusion-identity", 12), ("attic", "2dgs", 20))
-        for seed in (1, 3)
-    ]
-    del rows[0]["lpips"]
-    return rows
-
-
-def test_means_over_seeds_then_scenes():
-    means = benchmark_report.means_over_seeds(several())
-    assert [(m["title"], m["method"], m["psnr"], m["seeds"]) for m in means] == [
-        ("pond", "2dgs", 12.0, 2),
-        ("pond", "genfusion-identity", 14.0, 2),
-        ("attic", "2dgs", 22.0, 2),
-    ]
-    assert means[0]["psnr_spread"] == pytest.approx(np.std([11, 13], ddof=1))
-    assert "lpips" not in means[0] and means[1]["lpips"] == 0.4  # a mean of some rows would mean something else
-    (two, identity) = benchmark_report.means_over_scenes(several())
-    assert (
-        "title" not in two
-        and two["psnr"] == 17.0
-        and two["scenes"] == ["pond", "attic"]
-        and identity["scenes"] == ["pond"]
-    )
-
-
-def printed(table) -> str:
-    console = Console(record=True, width=250, file=io.StringIO())
-    console.print(table)
-    return console.export_text()
-
-
-def test_table_says_na_and_leaks():
-    rows = [
-        finished_row(a_row(), psnr=23.456),
-        finished_row(a_row(method="genfusion-identity", initial_points="official"), psnr=9.0, lpips=0.4321),
-    ]
-    text = printed(benchmark_report.table_of(rows))
-    assert "23.46" in text and "n/a" in text and "0.432" in text and "1,234" in text
-    assert text.count("leaks") == 1 and "genfusion-identity (official points, leaks)" in text
-
-
-def test_published_figures_stand_beside_ours_and_say_what_they_are():
-    text = printed(benchmark_report.comparison_of(several()))
-    line = next(line for line in text.splitlines() if "GenFusion, published (GenFusion's paper)" in line)
-    assert "15.29" in line and "0.369" in line and "0.585" in line and "Mip-NeRF 360" in line
-    assert "saw" in text and "held-out photos" in text and "17.00" in text
-    assert benchmark_report.comparison_of([finished_row(a_row(split="all"), psnr=1.0)]) is None
-    masked = published.published_for(["masked"])
-    assert {row.psnr for row in masked if row.method == "GenFusion"} == {20.47, 20.01, 17.45, 16.29}
-
-
-def test_published_figures_are_consistent_with_the_published_averages():
-    """The average column of the paper's Table 2, which is not stored, against the stored ones."""
-    averages = {"Zip-NeRF": 13.56, "FreeNeRF": 13.60, "SimpleNeRF": 14.03, "ZeroNVS": 15.31, "ReconFusion": 16.87}
-    averages |= {"3DGS": 14.94, "2DGS": 14.92, "FSGS": 16.08, "GenFusion": 16.93}
-    for method, average in averages.items():
-        rows = [r for r in published.PUBLISHED if r.method == method and "Mip" in r.data and "paper" in r.source]
-        assert [row.split for row in rows] == ["3", "6", "9"]
-        assert fmean(row.psnr for row in rows) == pytest.approx(average, abs=0.011)
-
-
-# -- the page --------------------------------------------------------------------------------------------------------
-
-
-class Page(HTMLParser):
-    """Tags that are open at the end, and all addresses."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.sources: list[str] = []
-
-    def handle_starttag(self, tag, attrs):
-        self.sources += [value for name, value in attrs if name in ("src", "href", "xlink:href") and value]
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_startendtag(self, tag, attrs):
-        self.sources += [value for name, value in attrs if name in ("src", "href", "xlink:href") and value]
-
-
-def test_page_is_whole_and_loads_nothing(tmp_path):
-    rows = several()
-    for i, row in enumerate(rows):
-        row["pictures"] = f"runs/{i}"
-        folder = tmp_path / "runs" / str(i)
-        folder.mkdir(parents=True)
-        picture = np.full((30, 40, 3), 20 * i, np.uint8)
-        for name in ("photo", "render"):
-            Image.fromarray(picture).save(folder / f"{name}.png")
-    rows[-1]["method"] = "genfusion-classical-neither"
-    rows[-2]["title"] = "<script>"
-    text = benchmark_page.write_page(rows, tmp_path).read_text()
-    page = Page()
-    page.feed(text)
-    assert page.open == ["html"] or page.open == []
-    # one photo and two renders of the pond, one of each of <script>, whole and cropped; an ablation has no picture
-    assert len([source for source in page.sources if source.startswith("data:image/png;base64,")]) == 2 * 3 + 2 * 2
-    assert all(source.startswith(("data:", "#")) for source in page.sources)
-    assert not re.search(r"url\((?!#)", text.replace('url("#', "url(#")) and "<script>" not in text
-    assert text.count("<svg") == 2 and "<td class='best'>14.00" in text and "<td>12.00 ± 1.41</td>" in text
-    assert "Mip-NeRF 360" in text and "published" in text
-
-
-def test_crop_is_where_two_renders_differ_most():
-    a = np.zeros((20, 30, 3), np.uint8)
-    b = a.copy()
-    b[12:18, 20:28] = 200
-    y, x, height, width = benchmark_page.most_different_window(a, b)
-    assert (height, width) == (10, 15)
-    assert y <= 12 and y + height >= 18 and x <= 20 and x + width >= 28
-    assert benchmark_page.most_different_window(a, a) == (0, 0, 10, 15)
-
-
-def test_json_and_page_are_saved(tmp_path):
-    args = benchmark.Benchmark(out=tmp_path / "out")
-    text = benchmark.save(several(), args, Console(quiet=True))
-    content = json.loads((tmp_path / "out" / "rows.json").read_text())
-    assert json.loads(text) == content and len(content["rows"]) == 6 and len(content["means_over_seeds"]) == 3
-    assert {row["data"] for row in content["published"]} == {"Mip-NeRF 360, 9 scenes, images_4, ReconFusion's splits"}
-    assert (tmp_path / "out" / "report.html").is_file()

@@ -8,11 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_networks import BOTH as FUSION_FIRST
-from tiny_networks import FUSION, LITE, OFFICIAL, clip, repaired, seeded, tiny_pipeline, warped
+from tiny_networks import LITE, OFFICIAL, clip, difference, repaired, seeded, tiny_pipeline
 
-from diffusion.errors import UserError
-from diffusion.fuse import DRAWN_BELOW
 from diffusion.pipeline import RGBDVideoRepairPipeline
 from diffusion.schedulers import RescaledDDIMScheduler
 
@@ -22,10 +19,6 @@ BOTH = pytest.mark.parametrize("configuration", [LITE, OFFICIAL], ids=lambda c: 
 @pytest.fixture(scope="module")
 def pipes() -> dict[str, RGBDVideoRepairPipeline]:
     return {c.name: tiny_pipeline(c) for c in (LITE, OFFICIAL)}
-
-
-def difference(a: Any, b: Any) -> float:
-    return max(float((a.rgb - b.rgb).abs().max()), float((a.disparity - b.disparity).abs().max()))
 
 
 def assert_valid(output: Any, frames: int, height: int, width: int) -> None:
@@ -290,74 +283,3 @@ def test_compiled_in_place_it_still_saves(tmp_path):
     loaded = RGBDVideoRepairPipeline.from_pretrained(tmp_path)
     loaded.set_progress_bar_config(disable=True)
     assert difference(repaired(loaded, **clip()), compiled) < 1e-5
-
-
-# -- with a fusion network -------------------------------------------------------------------------------------------
-
-
-def test_fusion_alone_needs_no_seed_and_saves_and_loads(tmp_path):
-    pipe = tiny_pipeline(FUSION)
-    first, second = (pipe(**clip(), warped=warped(), generator=seeded(seed)) for seed in (0, 1))
-    assert torch.equal(first.rgb, second.rgb)
-    assert first.certainty.shape == first.disparity.shape == (3, 16, 24, 1)
-    assert first.certainty.min() >= 0 and first.certainty.max() <= 1 and first.disparity.min() > 0
-    pipe.save_pretrained(tmp_path)
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["fusion", "model_index.json"]
-    loaded = RGBDVideoRepairPipeline.from_pretrained(tmp_path)
-    assert loaded.unet is loaded.vae is loaded.scheduler is None
-    assert torch.equal(loaded(**clip(), warped=warped()).rgb, first.rgb)
-
-
-def test_fusion_alone_has_no_latents():
-    with pytest.raises(UserError, match="no video diffusion model; expected output_type 'pt' or 'np'"):
-        tiny_pipeline(FUSION)(**clip(), output_type="latent")
-
-
-@pytest.mark.parametrize("configuration", [FUSION, FUSION_FIRST], ids=lambda c: c.name)
-def test_warped_photos_count_and_a_batch_equals_single_runs(configuration):
-    pipe = tiny_pipeline(configuration)
-    clips = [{**clip(seed), "warped": warped(seed)} for seed in (0, 1)]
-    singles = [repaired(pipe, seed, **c) for seed, c in enumerate(clips)]
-    assert difference(singles[0], repaired(pipe, 0, **{**clips[0], "warped": None})) > 1e-4
-    stacked = {key: torch.stack([c[key] for c in clips]) for key in clips[0]}
-    batch = pipe(**stacked, num_inference_steps=2, generator=[seeded(0), seeded(1)])
-    for i, single in enumerate(singles):
-        for name in ("rgb", "disparity", "certainty"):
-            assert (getattr(batch, name)[i] - getattr(single, name)).abs().max() < 1e-4, name
-
-
-@pytest.mark.parametrize(("scale", "drawn"), [(0.01, False), (1.0, True)])
-def test_only_what_fusion_is_unsure_of_is_drawn(scale, drawn, monkeypatch):
-    """Frames with a certainty of 1 - exp(-0.06 / scale), everywhere alike."""
-    pipe = tiny_pipeline(FUSION_FIRST)
-    network = type(pipe.fusion)
-    forward = network.forward
-    patched = lambda self, *args: forward(self, *args)._replace(scale=torch.full((1, 3, 1, 16, 24), scale))  # noqa: E731
-    monkeypatch.setattr(network, "forward", patched)
-    fused = RGBDVideoRepairPipeline(fusion=pipe.fusion)(**clip(), warped=warped())
-    outputs = [repaired(pipe, seed, **clip(), warped=warped()) for seed in (0, 1)]
-    assert (float(fused.certainty[0, 0, 0, 0]) > DRAWN_BELOW) != drawn
-    for output in outputs:
-        assert (float((output.rgb - fused.rgb).abs().max()) > 1e-3) == drawn
-        assert torch.equal(output.disparity, fused.disparity) and torch.equal(output.certainty, fused.certainty)
-
-
-def test_temperature_is_the_noises_deviation():
-    cold, warm = (
-        tiny_pipeline(replace(FUSION_FIRST, settings=FUSION_FIRST.settings | {"temperature": t})) for t in (0.0, 1.0)
-    )
-    same = [repaired(cold, seed, **clip(), output_type="latent").rgb for seed in (0, 1)]
-    assert torch.equal(*same)
-    given = torch.randn(1, 8, 3, 4, 6, generator=seeded(5))
-    outputs = [repaired(pipe, 0, **clip(), latents=given, output_type="latent").rgb for pipe in (cold, warm)]
-    assert torch.equal(*outputs)  # noise that is given is taken as it is
-
-
-def test_without_steps_the_fused_frames_are_the_result():
-    pipe = tiny_pipeline(FUSION_FIRST)
-    fused = RGBDVideoRepairPipeline(fusion=pipe.fusion)(**clip(), warped=warped())
-    found = pipe(**clip(), warped=warped(), num_inference_steps=0)
-    assert torch.equal(found.rgb, fused.rgb) and torch.equal(found.certainty, fused.certainty)
-    for wrong in (pipe, tiny_pipeline(LITE)):
-        with pytest.raises(UserError, match="num_inference_steps is 0"):
-            wrong(**clip(), num_inference_steps=0, output_type="latent")

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from genfusion_ns.cameras import Camera
+from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.repairers.base import IdentityRepairer, RepairedClip, RGBDClip
 from genfusion_ns.raster.api import Render
 from genfusion_ns.seeding import generator
@@ -48,3 +49,20 @@ class EchoRepairer(IdentityRepairer):
     def repair(self, clip: RGBDClip, reference) -> RepairedClip:
         same = super().repair(clip, reference)
         return replace(same, gain=torch.ones_like(same.disparity))
+
+
+SMALL = LoopConfig(frames=10, clip_length=4, pool=100)
+
+
+class Recorder(EchoRepairer):
+    """Identity that remembers what it was given."""
+
+    name = "recorder"
+    fingerprint = "f00"
+
+    def __init__(self) -> None:
+        self.seen = []
+
+    def repair(self, clip, reference):
+        self.seen.append((clip, reference))
+        return super().repair(clip, reference)
