@@ -66,12 +66,11 @@ def peak_bytes(device: torch.device) -> int:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """What figures belong to."""
-    found: dict[str, Any] = {"device": device.type, "python": platform.python_version(), "torch": torch.__version__}
+    found = {"device": device.type, "python": platform.python_version(), "torch": torch.__version__}
     if device.type == "cpu":
         return found | {"threads": torch.get_num_threads()}
-    free, total = torch.cuda.mem_get_info(device)
-    found |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
-    return found | {"driver": gpu.driver_version(gpu.run_nvidia_smi()), "free_bytes": free, "total_bytes": total}
+    driver = gpu.driver_version(gpu.run_nvidia_smi())
+    return found | {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, "driver": driver}
 
 
 def report(rows: list[dict[str, Any]], device: torch.device, title: str, target: Path | None) -> None:

@@ -50,8 +50,6 @@ class Args:
     """Steps of the sampler; None = what the weights advise (official: 25)."""
     repeats: int = 3
     """Repairs that are timed, after one that is not."""
-    compile: bool = False
-    """Measure the networks compiled too (minutes more)."""
     plan_only: bool = False
     """Plan only, in bfloat16: nothing is loaded or run."""
     device: measure.Device = measure.DEVICE
@@ -100,24 +98,20 @@ def placed(name: str, plan: MemoryPlan, device: torch.device) -> RGBDVideoRepair
     return pipe
 
 
-def measured(name: str, size: tuple[int, int], args: Args, device: torch.device) -> list[dict[str, Any]]:
-    """One pipeline with the settings of its plan, eager and, where asked for, compiled."""
+def measured(name: str, size: tuple[int, int], args: Args, device: torch.device) -> dict[str, Any]:
+    """One pipeline with the settings of its plan."""
     plan = planned(name, size, args, device)
     row = {"frames": plan.run.frames, "steps": plan.run.steps, "dtype": str(plan.run.dtype).removeprefix("torch.")}
     row |= {"offload": plan.offload, "planned_bytes": plan.peak}
     if args.plan_only:
-        return [row]
+        return row
     pipe, arguments = placed(name, plan, device), clip(plan.run.frames, size[1], size[0])
     settings = {"vae_chunk": plan.vae_chunk, "batch_guidance": plan.batch_guidance}
 
     def repair() -> None:
         pipe(**arguments, **settings, num_inference_steps=plan.run.steps, generator=torch.Generator().manual_seed(0))
 
-    rows = [row | {"compiled": False} | measure.timed(repair, args.repeats, device)]
-    if args.compile:
-        pipe.compile()
-        rows.append(row | {"compiled": True} | measure.timed(repair, args.repeats, device))
-    return rows
+    return row | measure.timed(repair, args.repeats, device)
 
 
 def measure_all(args: Args, device: torch.device) -> list[dict[str, Any]]:
@@ -127,7 +121,7 @@ def measure_all(args: Args, device: torch.device) -> list[dict[str, Any]]:
     for name, size in itertools.product(args.weights, args.sizes):
         row: dict[str, Any] = {"weights": name, "size": "{}x{}".format(*size)}
         try:
-            rows += [row | found for found in measured(name, size, args, device)]
+            rows.append(row | measured(name, size, args, device))
         except torch.cuda.OutOfMemoryError as error:
             rows.append(row | {"left_out": str(error).splitlines()[0]})
         if device.type == "cuda":

@@ -24,7 +24,6 @@ from genfusion_ns.cameras import Camera, invert_rigid
 from genfusion_ns.commands.make_scene import MakeScene
 from genfusion_ns.commands.make_scene import run as make_scene
 from genfusion_ns.errors import UserError, exits_cleanly
-from genfusion_ns.loop.repairers.base import Repairer
 from genfusion_ns.raster.api import Render
 from genfusion_ns.synthetic.demo import demo_scene
 from genfusion_ns.synthetic.render import Studio
@@ -104,12 +103,6 @@ def pictures_of(seed: int, outputs: Any, upside_down: bool = False) -> Truth:
     return show
 
 
-def repairer_of(row: Row, outputs: Any) -> Repairer:
-    """The oracle of a row."""
-    wrong = pictures_of(OTHER, outputs, upside_down=True) if row.lies else None
-    return OracleRepairer(pictures_of(0, outputs), 0.02, wrong, max(1, row.lies))
-
-
 def train(row: Row | None, seed: int, args: CheckLoop, scene: Path, folder: Path) -> tuple[float, float, list[str]]:
     """Held-out PSNR and sharpness after a training of the CPU preset, and what became of the rounds; None = without
     loop."""
@@ -133,22 +126,12 @@ def train(row: Row | None, seed: int, args: CheckLoop, scene: Path, folder: Path
         trainer.setup()
         manager = trainer.pipeline.datamanager
         if row is not None and not row.built_in:
-            manager.loop.repairer = repairer_of(row, manager.train_dataparser_outputs)
+            outputs = manager.train_dataparser_outputs
+            lies = pictures_of(OTHER, outputs, upside_down=True) if row.lies else None
+            manager.loop.repairer = OracleRepairer(pictures_of(0, outputs), 0.02, lies, max(1, row.lies))
         trainer.train()
         found = held_out_metrics(trainer.pipeline)
     return found["psnr"], found["sharpness"], [report.outcome for report in manager.loop_state.reports]
-
-
-def sentence(row: Row | None, values: Sequence[float], gains: Sequence[float], sharp: Sequence[float]) -> str:
-    """What a row reached, by seed."""
-    psnr, sharpness = (" ".join(f"{x:.2f}" for x in xs) for xs in (values, sharp))
-    gain = " ".join(f"{x:+.2f}" for x in gains)
-    if row is None:
-        return f"no loop: {psnr} dB, sharpness {sharpness}"
-    bar = f">= {row.least:+.1f}" + (f", <= {row.most:+.1f}" if row.most < 100 else "")
-    return (
-        f"{row.title}: {psnr} dB, {gain} (mean {fmean(gains):+.2f}) against no loop, bar {bar}; sharpness {sharpness}"
-    )
 
 
 @exits_cleanly
@@ -173,11 +156,16 @@ def run(args: CheckLoop) -> None:
             gains = [value - other for value, other in zip(values, base, strict=True)]
             passed = row is None or row.passes(gains, sharp)
             missed += not passed
-            all_outcomes = [outcome for found in outcomes for outcome in found]
-            counts = "".join(f", {all_outcomes.count(name)} {name}" for name in dict.fromkeys(all_outcomes))
-            verdict = "[green]ok[/]" if passed else "[red]missed[/]"
-            took = f"{time.perf_counter() - began:.0f} s"
-            console.print(f"{verdict} {sentence(row, values, gains, sharp)}{counts}; {took}", soft_wrap=True)
+            told = [outcome for found in outcomes for outcome in found]
+            counts = ", ".join(f"{told.count(name)} {name}" for name in dict.fromkeys(told))
+            shown = [" ".join(f"{x:.2f}" for x in xs) for xs in (values, gains, sharp)]
+            bar = "no loop" if row is None else f"{row.title} (gain of {row.least:+.1f} to {row.most:+.1f})"
+            console.print(
+                f"{'[green]ok[/]' if passed else '[red]missed[/]'} {bar}: {shown[0]} dB, gain {shown[1]}, mean "
+                f"{fmean(gains):+.2f}; sharpness {shown[2]}; rounds: {counts or 'none'}; "
+                f"{time.perf_counter() - began:.0f} s",
+                soft_wrap=True,
+            )
     sys.exit(1 if missed else 0)
 
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while they wait cripple a busy machine
 
@@ -47,18 +48,17 @@ class Options:
     """Folder of scores.json, table.md and the contact sheets (truth | input | method, side by side)."""
 
 
-@dataclass(frozen=True)
-class Clip:
-    """The novel views of a fit after some steps."""
+class Clip(NamedTuple):
+    """The novel views of a fit after some steps; depth, alpha and `warped` as the pipeline takes them."""
 
     name: str
     kind: str
     rgb: Tensor
     depth: Tensor
     alpha: Tensor
+    reference: Tensor
     warped: Tensor
     target: Tensor
-    reference: Tensor
 
 
 Repaired = tuple[Tensor, Tensor | None]
@@ -75,18 +75,10 @@ def clips_of(fit: TrainingFit, group: str, name: str) -> list[Clip]:
     clips = []
     for s, steps in enumerate(fit.provenance["steps"]):
         depth = fit.render_depth[s][novel].float()
-        clips.append(
-            Clip(
-                name=f"{name}@{steps}",
-                kind=f"{group} {kind}",
-                rgb=fit.render_rgb[s][novel].float() / 255,
-                depth=depth,
-                alpha=fit.render_alpha[s][novel].float() / 255,
-                warped=warp_sources(cameras, depth, fit.sources[s], PHOTOS),
-                target=fit.target_rgb[novel].float() / 255,
-                reference=fit.sources[s][0].rgb,
-            )
-        )
+        rgb, alpha = (maps[s][novel].float() / 255 for maps in (fit.render_rgb, fit.render_alpha))
+        warped = warp_sources(cameras, depth, fit.sources[s], PHOTOS)
+        seen = rgb, depth, alpha, fit.sources[s][0].rgb, warped
+        clips.append(Clip(f"{name}@{steps}", f"{group} {kind}", *seen, target=fit.target_rgb[novel].float() / 255))
     return clips
 
 

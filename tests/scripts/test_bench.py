@@ -54,7 +54,7 @@ def test_training_steps():
 @pytest.mark.slow
 def test_repairs_of_clips():
     (row,) = bare("repair.py", "--weights lite --sizes 32 24 --frames 2 --steps 1 --repeats 1")
-    assert (row["size"], row["frames"], row["steps"], row["compiled"]) == ("32x24", 2, 1, False)
+    assert (row["size"], row["frames"], row["steps"], row["dtype"]) == ("32x24", 2, 1, "float32")
     assert row["median_ms"] > 0 and 0 < row["planned_bytes"] < row["peak_bytes"]  # the whole process's, torch and all
 
 
@@ -88,7 +88,7 @@ def test_sizes_that_make_no_sense(sizes):
 def test_rows_go_to_a_file_and_a_table(tmp_path, capsys):
     import measure
 
-    rows = [{"name": "a", "peak_bytes": 3 << 29, "compiled": True}, {"name": "b", "left_out": "it is too large"}]
+    rows = [{"name": "a", "peak_bytes": 3 << 29, "offload": True}, {"name": "b", "left_out": "it is too large"}]
     measure.report(rows, torch.device("cpu"), "things", tmp_path / "rows.json")
     written = json.loads((tmp_path / "rows.json").read_text())
     assert [row["name"] for row in written] == ["a", "b"] and written[0]["machine"]["device"] == "cpu"

@@ -61,7 +61,7 @@ def test_what_does_not_fit_is_left_out_and_the_rest_goes_on(cuda, scripts, monke
     def full(*arguments):
         if arguments[0] == "tiny-lite":
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 12.60 GiB.\nmore")
-        return [{"median_ms": 1.0}]
+        return {"median_ms": 1.0}
 
     monkeypatch.setattr(repair, "measured", full)
     args = repair.Args(weights=("tiny-lite", "tiny-official"), sizes=((24, 16),))
