@@ -76,7 +76,7 @@ def capture_case(scene: Path, count: int, side: int) -> tuple[list[PosedPhoto], 
     views = config.setup(device="cpu", test_mode="val").train_views()
     folder = find_model(scene)
     if folder is None:
-        raise UserError(f"{scene} has no COLMAP model (sparse/0) to measure against; name captures that have one.")
+        raise UserError(f"{scene} holds no COLMAP model to measure against; name captures that have one.")
     model = read_model(folder)
     photos = posed_photos(views, measured_points(views, model)[0])
     cameras = view_arrays(views)
