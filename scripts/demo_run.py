@@ -18,12 +18,12 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tyro
 from PIL import Image, ImageDraw
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from tyro.conf import Positional
 
@@ -57,8 +57,7 @@ class Demo:
     """Train again even if the runs are there."""
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """One row of the demo's table."""
 
     key: str
@@ -89,7 +88,8 @@ def train_command(case: Case, scene: Path, runs: Path) -> list[str]:
 
 
 def train(case: Case, args: Demo, scene: Path, console: Console) -> dict[str, Any]:
-    """Train a case in its own process unless it is done already; its metrics and the path of its config.yml."""
+    """Train a case in its own process unless it is done already; its held-out metrics and the path of its config.yml.
+    The photo and the render of the middle held-out view go beside that as PNG."""
     runs = args.out / "runs"
     command = train_command(case, scene, runs)
     folder = runs / case.key / "genfusion" / "run"
@@ -106,8 +106,12 @@ def train(case: Case, args: Demo, scene: Path, console: Console) -> dict[str, An
     started = time.perf_counter()
     follow(command, args.out / f"{case.key}.log", case.title, case.steps, console)
     seconds = time.perf_counter() - started
+    from nerfstudio.utils.eval_utils import eval_setup
+
     with (args.out / f"{case.key}.log").open("a") as log, contextlib.redirect_stdout(log):
-        metrics = evaluate(folder)
+        pipeline: Any = eval_setup(folder / "config.yml", test_mode="test")[1]
+        metrics = held_out_metrics(pipeline) | {"gaussians": pipeline.model.num_points}
+        save_pictures(pipeline, folder)
     result = {"key": key, "config": str(folder / "config.yml"), "seconds": seconds, **metrics}
     write_atomic(done, json.dumps(result, indent=1).encode())
     return result
@@ -131,7 +135,10 @@ def follow(command: list[str], log: Path, title: str, steps: int, console: Conso
         try:
             for line in process.stdout or ():
                 stream.write(line)
-                show(line, progress, task)
+                if line.startswith("genfusion:"):
+                    progress.console.print(line.rstrip(), style="dim", markup=False, highlight=False)
+                if match := ONE_STEP.search(line):
+                    progress.update(task, completed=int(match[1]))
             if process.wait() == 0:
                 progress.update(task, completed=steps)
         except BaseException:  # stopped by the user: no training without its demo
@@ -140,24 +147,6 @@ def follow(command: list[str], log: Path, title: str, steps: int, console: Conso
     if process.returncode != 0:
         console.print("\n".join(log.read_text().splitlines()[-20:]), markup=False, highlight=False)
         raise UserError(f"'{title}' failed with exit code {process.returncode}; its whole output is in {log}.")
-
-
-def show(line: str, progress: Progress, task: TaskID) -> None:
-    """Pass on what a line of the training's output says: a message of ours, or how far it is."""
-    if line.startswith("genfusion:"):
-        progress.console.print(line.rstrip(), style="dim", markup=False, highlight=False)
-    if match := ONE_STEP.search(line):
-        progress.update(task, completed=int(match[1]))
-
-
-def evaluate(folder: Path) -> dict[str, Any]:
-    """Held-out metrics of a run; the photo and the render of its middle held-out view go beside it as PNG."""
-    from nerfstudio.utils.eval_utils import eval_setup
-
-    pipeline: Any = eval_setup(folder / "config.yml", test_mode="test")[1]
-    metrics = held_out_metrics(pipeline)
-    save_pictures(pipeline, folder)
-    return {**metrics, "gaussians": pipeline.model.num_points}
 
 
 def before_after(rows: list[tuple[Case, dict[str, Any]]], target: Path) -> None:
@@ -179,20 +168,11 @@ def before_after(rows: list[tuple[Case, dict[str, Any]]], target: Path) -> None:
 
 def print_table(rows: list[tuple[Case, dict[str, Any]]], console: Console) -> None:
     """The held-out table."""
-    table = Table(title=f"held-out quality ({rows[0][1]['views']} photos that no run saw)")
-    table.add_column("run")
-    for name in ("steps", "PSNR", "SSIM", "coverage", "Gaussians", "seconds"):
-        table.add_column(name, justify="right")
+    heads = ("run", "steps", "PSNR", "SSIM", "coverage", "Gaussians", "seconds")
+    table = Table(*heads, title=f"held-out quality ({rows[0][1]['views']} photos that no run saw)")
     for case, result in rows:
-        table.add_row(
-            case.title,
-            f"{case.steps:,}",
-            f"{result['psnr']:.2f} dB",
-            f"{result['ssim']:.3f}",
-            f"{result['coverage']:.3f}",
-            f"{result['gaussians']:,}",
-            f"{result['seconds']:.0f}",
-        )
+        quality = f"{result['psnr']:.2f} dB", f"{result['ssim']:.3f}", f"{result['coverage']:.3f}"
+        table.add_row(case.title, f"{case.steps:,}", *quality, f"{result['gaussians']:,}", f"{result['seconds']:.0f}")
     console.print(table)
 
 
@@ -222,10 +202,9 @@ def run(args: Demo) -> None:
     started = time.perf_counter()
     console = Console(width=None if sys.stdout.isatty() else 120)
     args.out = args.out.resolve()
-    scene = args.out / "scene"
+    scene, picture = args.out / "scene", args.out / "before_after.png"
     make_scene(MakeScene(out=scene, size=args.size, overwrite=True))
     rows = [(case, train(case, args, scene, console)) for case in cases(args)]
-    picture = args.out / "before_after.png"
     before_after(rows, picture)
     print_table(rows, console)
     (args.out / "table.json").write_text(json.dumps({case.title: result for case, result in rows}, indent=1))

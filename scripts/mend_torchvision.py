@@ -1,11 +1,8 @@
 """Mend a CUDA build of torchvision that sits beside a CPU build of torch, in this virtual environment only.
 
-PyPI carries torchvision for linux/x86_64 as a CUDA build. Beside a CPU torch its compiled operators cannot be
-loaded, and `import torchvision` then stops at two operator registrations (`nms`, `qnms`) whose schema is missing;
-with it stops every `ns-*` command. Nerfstudio calls neither operator, so declaring the two schemas is enough.
-
-It must happen before anything imports torchvision, so it is a start-up line (`.pth`) of the environment, written
-by the set-up script, and only where the import really fails. The installed package itself does nothing of the kind.
+PyPI carries torchvision for linux/x86_64 as a CUDA build. Beside a CPU torch, `import torchvision`, and with it every
+`ns-*` command, stops at two operators (`nms`, `qnms`) whose schema is missing. Nerfstudio calls neither, so declaring
+the schemas is enough. It must happen before anything imports torchvision: a start-up line (`.pth`) of the environment.
 """
 
 from __future__ import annotations

@@ -1,178 +1,142 @@
-#!/usr/bin/env python
-"""Seconds and memory of the repair model: small configurations on this CPU, the official one on paper.
+"""Repairs of whole clips: milliseconds, peak memory, and what the memory plan expects.
 
-    python scripts/bench/repair.py                      # lite configurations, 16 frames of 320x192, 4 steps
-    python scripts/bench/repair.py --json -             # the same as one JSON object on standard output
-    python scripts/bench/repair.py --configurations     # only the official size, on paper
+    python scripts/bench/repair.py --json clips.json
+    python scripts/bench/repair.py --weights official --sizes 512 320 960 512 --plan-only    # from shapes alone
 
-gpu.py measures on a GPU. Weights are random; time and memory don't depend on them.
+Runs from a checkout (`PYTHONPATH=.` where the project is not installed), without Nerfstudio; it needs torch and `pip
+install diffusers transformers accelerate safetensors tyro rich scipy`. Weights that are not bundled are random: time
+and memory don't depend on them.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import resource
-import subprocess
+import itertools
+import logging
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import measure
 import torch
 import tyro
-from rich.console import Console
-from rich.table import Table
+from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from gpu_clips import clip, seconds_per_clip
-
-from diffusion.configurations import CONFIGURATIONS, get_configuration
+from diffusion.configurations import get_configuration
 from diffusion.errors import exits_cleanly
-from diffusion.memory.blueprint import Blueprint
-from diffusion.memory.memory_plan import Run, plan_memory
+from diffusion.factory import make_scheduler
+from diffusion.loading import BUNDLED, bundled_names
+from diffusion.memory.blueprint import Blueprint, read_blueprint
+from diffusion.memory.memory_plan import MemoryPlan, Run, plan_memory
+from diffusion.pipeline import RGBDVideoRepairPipeline
 from diffusion.random_weights import make_pipeline
+from genfusion_ns import errors
 
-MIB = 2**20
-FULL_SIZES = ((320, 512), (512, 960))
-# DynamiCrafter's README, 16 frames and 50 steps on an A100: the nearest published figures.
-ANCHORS = ({"size": "512x320", "seconds": 20}, {"size": "1024x576", "seconds": 75})
+SHARE_OF_FREE = 0.9
+USUAL = {"cpu": (("lite",), ((320, 192),)), "cuda": ((*bundled_names(), "official"), ((512, 320), (960, 512)))}
 
 
 @dataclass
-class Bench:
-    """Measure the repair model."""
+class Args:
+    """Measure the repair of clips."""
 
-    configurations: tuple[str, ...] = ("lite",)
-    """Configurations to run on the CPU, each in a process of its own; none skips this part."""
+    weights: tuple[str, ...] = USUAL[measure.DEVICE][0]
+    """Bundled weights by name, or a configuration with random weights."""
+    sizes: tuple[tuple[int, int], ...] = USUAL[measure.DEVICE][1]
+    """Widths and heights of the clips."""
     frames: int = 16
-    """Frames of a clip, for all parts."""
-    height: int = 192
-    """Height of the frames of the CPU part, in pixels."""
-    width: int = 320
-    """Width of the frames of the CPU part, in pixels."""
-    steps: int = 4
-    """Steps of the CPU part."""
-    threads: int = 2
-    """Threads that torch may use on the CPU."""
+    """Frames of a clip; fewer where the memory plan says so, and then the row does too."""
+    steps: int | None = None
+    """Steps of the sampler; None = what the weights advise (official: 25)."""
     repeats: int = 3
-    """Runs that are timed, after one that is not; the median is shown."""
-    few_steps: int = 8
-    """Steps of the few-step path on paper; DDIM takes 25."""
-    json: str | None = None
-    """File for the figures as JSON; `-` = standard output, and no tables."""
-    worker: str | None = None
-    """For internal use: measure this configuration in this process, and print JSON."""
+    """Repairs that are timed, after one that is not."""
+    plan_only: bool = False
+    """Plan only, in bfloat16: nothing is loaded or run."""
+    device: measure.Device = measure.DEVICE
+    """Where to run."""
+    json: Path | None = None
+    """Write the figures to this file; - = standard output, and no table."""
 
 
-def measure_on_cpu(args: Bench, name: str) -> dict[str, Any]:
-    """One configuration, in this process. Memory is that of the whole process, torch included."""
-    torch.set_num_threads(args.threads)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    pipe = make_pipeline(name)
+def clip(frames: int, height: int, width: int) -> dict[str, Tensor]:
+    """Arguments of a call of the pipeline: random frames with holes, and one photo."""
+    random = torch.Generator().manual_seed(0)
+    depth = 1 + torch.rand(frames, height, width, 1, generator=random)
+    depth[torch.rand(depth.shape, generator=random) < 0.2] = 0
+    rgb = torch.rand(frames, height, width, 3, generator=random)
+    return {"rgb": rgb, "depth": depth, "references": torch.rand(height, width, 3, generator=random)}
+
+
+def planned(name: str, size: tuple[int, int], args: Args, device: torch.device) -> MemoryPlan:
+    """The plan for the memory that is free now; none is looked at on a CPU."""
+    blueprint = read_blueprint(BUNDLED / name) if name in bundled_names() else Blueprint.of(get_configuration(name))
+    budget, dtype = None, torch.bfloat16 if args.plan_only else torch.float32
+    if device.type == "cuda":  # float16 of random weights may overflow, and takes as long
+        dtype = torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+        budget = int(SHARE_OF_FREE * torch.cuda.mem_get_info(device)[0])
+    settings = {"default_steps": 25, "default_guidance_scale": 3.2} | blueprint.settings
+    steps, guidance = args.steps or settings["default_steps"], settings["default_guidance_scale"] != 1.0
+    run = Run(args.frames, size[1], size[0], dtype=dtype, steps=steps, guidance=guidance)
+    return plan_memory(blueprint, run, budget, shorten=True)
+
+
+def placed(name: str, plan: MemoryPlan, device: torch.device) -> RGBDVideoRepairPipeline:
+    """The pipeline where it will run, or beside it where the plan moves modules off."""
+    offload = plan.offload and device.type != "cpu"
+    if name in bundled_names():
+        pipe = RGBDVideoRepairPipeline.from_pretrained(name, torch_dtype=plan.run.dtype)
+    else:
+        # made where it will be, since a CPU takes a minute for two billion random numbers
+        with torch.device("cpu" if offload else device):
+            pipe = make_pipeline(name, dtype=plan.run.dtype)
+        pipe.register_modules(scheduler=make_scheduler(get_configuration(name)))  # its tables stay on the CPU
     pipe.set_progress_bar_config(disable=True)
-    pipe.use_channels_last()
-    arguments = clip(args.frames, args.height, args.width)
-    seconds = seconds_per_clip(pipe, args.repeats, num_inference_steps=args.steps, **arguments)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    run = Run(args.frames, args.height, args.width, steps=args.steps, guidance=False)
-    plan = plan_memory(Blueprint.of(get_configuration(name)), run)
-    return {
-        "configuration": name,
-        "seconds": seconds,
-        "peak_rss_bytes": peak,
-        "rss_before_bytes": before,
-        "planned_bytes": plan.peak,
-        "flops": plan.flops,
-        "weight_bytes_float16": sum(plan.weights.values()) // 2,
-    }
+    if offload:
+        pipe.enable_model_cpu_offload(device=device)
+    else:
+        pipe.to(device)
+    return pipe
 
 
-def cpu_part(args: Bench) -> list[dict[str, Any]]:
-    """Every configuration in a fresh process, so that the peak of memory is its own."""
-    results = []
-    # As the command line sets it: spinning threads cost tenfold on a CPU shared with other programs.
-    environment = {"OMP_WAIT_POLICY": "passive", **os.environ, "OMP_NUM_THREADS": str(args.threads)}
-    for name in args.configurations:
-        get_configuration(name)
-        command = [sys.executable, __file__, "--worker", name]
-        for key in ("frames", "height", "width", "steps", "threads", "repeats"):
-            command += [f"--{key}", str(getattr(args, key))]
-        done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, text=True, check=True)
-        results.append(json.loads(done.stdout.splitlines()[-1]))
-    return results
+def measured(name: str, size: tuple[int, int], args: Args, device: torch.device) -> dict[str, Any]:
+    """One pipeline with the settings of its plan."""
+    plan = planned(name, size, args, device)
+    row = {"frames": plan.run.frames, "steps": plan.run.steps, "dtype": str(plan.run.dtype).removeprefix("torch.")}
+    row |= {"offload": plan.offload, "planned_bytes": plan.peak}
+    if args.plan_only:
+        return row
+    pipe, arguments = placed(name, plan, device), clip(plan.run.frames, size[1], size[0])
+    settings = {"vae_chunk": plan.vae_chunk, "batch_guidance": plan.batch_guidance}
+
+    def repair() -> None:
+        pipe(**arguments, **settings, num_inference_steps=plan.run.steps, generator=torch.Generator().manual_seed(0))
+
+    return row | measure.timed(repair, args.repeats, device)
 
 
-def full_size_plans(args: Bench) -> list[dict[str, Any]]:
-    """The official configuration in bfloat16: bytes and arithmetic, from shapes alone."""
-    out = []
-    for height, width in FULL_SIZES:
-        for steps in (25, args.few_steps):
-            run = Run(args.frames, height, width, torch.bfloat16, steps)
-            plan = plan_memory(Blueprint.of(CONFIGURATIONS["official"]), run)
-            figures = asdict(plan)
-            figures["run"]["dtype"] = "bfloat16"
-            out.append(figures)
-    return out
-
-
-def show(args: Bench, report: dict[str, Any], console: Console) -> None:
-    """The figures as tables."""
-    if report["cpu"]:
-        title = f"CPU, {args.threads} threads: {args.frames} frames of {args.width}x{args.height}, {args.steps} steps"
-        table = Table(
-            "configuration", "float16 MiB", "s/clip", "min-max", "peak RSS MiB", "of it before", "TFLOP", title=title
-        )
-        for r in report["cpu"]:
-            s = r["seconds"]
-            table.add_row(
-                r["configuration"],
-                f"{r['weight_bytes_float16'] / MIB:.1f}",
-                f"{s['median']:.1f}",
-                f"{s['min']:.1f}-{s['max']:.1f}",
-                f"{r['peak_rss_bytes'] / MIB:.0f}",
-                f"{r['rss_before_bytes'] / MIB:.0f}",
-                f"{r['flops'] / 1e12:.2f}",
-            )
-        console.print(table)
-    table = Table(
-        "size", "steps", "weights GiB", "peak GiB", "PFLOP", title="official size in bfloat16, with guidance, on paper"
-    )
-    for p in report["full_size"]:
-        run = p["run"]
-        weights = sum(p["weights"].values())
-        table.add_row(
-            f"{run['width']}x{run['height']}x{run['frames']}",
-            str(run["steps"]),
-            f"{weights / 2**30:.2f}",
-            f"{p['peak'] / 2**30:.2f}",
-            f"{p['flops'] / 1e15:.3f}",
-        )
-    console.print(table)
-    for anchor in ANCHORS:
-        console.print(f"anchor: DynamiCrafter {anchor['size']}x16, 50 steps, A100: {anchor['seconds']} s (published)")
+def measure_all(args: Args, device: torch.device) -> list[dict[str, Any]]:
+    """Rows for each kind of weights and each size. What does not fit is left out with its reason, and the rest goes
+    on."""
+    rows = []
+    for name, size in itertools.product(args.weights, args.sizes):
+        row: dict[str, Any] = {"weights": name, "size": "{}x{}".format(*size)}
+        try:
+            rows.append(row | measured(name, size, args, device))
+        except torch.cuda.OutOfMemoryError as error:
+            rows.append(row | {"left_out": str(error).splitlines()[0]})
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    return rows
 
 
 @exits_cleanly
-def main() -> None:
-    """Entry point."""
-    args = tyro.cli(Bench, description=__doc__)
-    if args.worker is not None:
-        print(json.dumps(measure_on_cpu(args, args.worker)))
-        return
-    report = {
-        "cpu": cpu_part(args),
-        "full_size": full_size_plans(args),
-        "anchors": list(ANCHORS),
-    }
-    if args.json == "-":
-        print(json.dumps(report, indent=2))
-        return
-    show(args, report, Console())
-    if args.json is not None:
-        Path(args.json).write_text(json.dumps(report, indent=2) + "\n")
+@errors.exits_cleanly
+def main(args: Args) -> None:
+    """Measure and report."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    device = measure.checked_device(args.device)
+    measure.report(measure_all(args, device), device, "repairs of clips", args.json)
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Args, description=__doc__))

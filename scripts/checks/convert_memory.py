@@ -2,22 +2,21 @@
 
     python scripts/checks/convert_memory.py ../shared/parity/full_state_dict_shapes.json
 
-Needs about 15 GB of disk (20 with --dtype fp32) in the temporary folder, and removes everything afterwards. Linux only
-(the peak is the kernel's VmHWM). Exits with status 1 if the converter's resident memory ever was 6 GiB or more.
+The argument names the official tensors with their shapes. Needs about 15 GB of disk in the temporary folder (TMPDIR),
+and removes everything afterwards. Linux only (the peak is the kernel's VmHWM). Exits with status 1 if the converter's
+resident memory ever was 6 GiB or more.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from mmap import MAP_SHARED
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 import tyro
@@ -35,18 +34,6 @@ from diffusion.convert.cli import main
 main()
 print("VmHWM", re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """
-
-
-@dataclass
-class Check:
-    """Convert a full-size stand-in checkpoint and print the converter's peak resident memory."""
-
-    shapes: Annotated[Path, tyro.conf.Positional]
-    """full_state_dict_shapes.json of the parity data: official name -> [shape, dtype]."""
-    dtype: Literal["fp16", "fp32"] = "fp16"
-    """Precision to convert to; fp32 writes twice as much."""
-    folder: Path = Path(tempfile.gettempdir())
-    """Where the stand-in and the result are written, on a disk with room."""
 
 
 def write_stand_in(shapes: dict[str, tuple[int, ...]], path: Path) -> None:
@@ -72,34 +59,30 @@ def check_one_weight(checkpoint: Path, out: Path) -> None:
         sys.exit("the converted weights differ from the checkpoint's")
 
 
-def main(options: Check) -> None:
-    """Write, convert, measure, remove."""
-    listed = json.loads(options.shapes.read_text())
-    shapes = {name: tuple(shape) for name, (shape, _) in listed.items()}
-    workspace = Path(tempfile.mkdtemp(prefix="convert-memory-", dir=options.folder))
-    try:
+def main(shapes: Annotated[Path, tyro.conf.Positional]) -> None:
+    """Convert a full-size stand-in checkpoint and print the converter's peak resident memory.
+
+    Args:
+        shapes: full_state_dict_shapes.json of the parity data: official name -> [shape, dtype].
+    """
+    listed = {name: tuple(shape) for name, (shape, _) in json.loads(shapes.read_text()).items()}
+    with tempfile.TemporaryDirectory(prefix="convert-memory-") as workspace:
+        checkpoint, out = Path(workspace) / "stand-in.ckpt", Path(workspace) / "pipeline"
+        write_stand_in(listed, checkpoint)
+        print(f"stand-in: {len(listed)} tensors, {checkpoint.stat().st_blocks * 512 / 1e9:.2f} GB on disk")
         started = time.perf_counter()
-        checkpoint = workspace / "stand-in.ckpt"
-        write_stand_in(shapes, checkpoint)
-        used = checkpoint.stat().st_blocks * 512
-        print(f"stand-in: {len(shapes)} tensors, {used / 1e9:.2f} GB on disk, {time.perf_counter() - started:.0f} s")
-        started = time.perf_counter()
-        out = workspace / "pipeline"
-        command = [sys.executable, "-c", CONVERT, str(checkpoint), str(out), "--dtype", options.dtype]
+        command = [sys.executable, "-c", CONVERT, str(checkpoint), str(out)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         seconds = time.perf_counter() - started
-        report, _, kilobytes = done.stdout.rpartition("VmHWM ")
-        print(report)
-        peak = int(kilobytes) / 2**20
+        told, _, kilobytes = done.stdout.rpartition("VmHWM ")
         check_one_weight(checkpoint, out)
         written = sum(file.stat().st_size for file in out.rglob("*.safetensors"))
-        print(f"converted to {options.dtype}: {written / 1e9:.2f} GB in {seconds:.0f} s")
-        print(f"peak resident memory of the converter: {peak:.2f} GiB (limit {LIMIT_GIB:.0f} GiB)")
-    finally:
-        shutil.rmtree(workspace)
-    if peak >= LIMIT_GIB:
-        sys.exit(1)
+    peak = int(kilobytes) / 2**20
+    print(told)
+    print(f"converted to {written / 1e9:.2f} GB in {seconds:.0f} s")
+    print(f"peak resident memory of the converter: {peak:.2f} GiB (limit {LIMIT_GIB:.0f} GiB)")
+    sys.exit(1 if peak >= LIMIT_GIB else 0)
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Check))
+    tyro.cli(main)

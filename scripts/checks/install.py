@@ -14,12 +14,10 @@ import sys
 import sysconfig
 import tempfile
 import venv
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import tyro
-from rich.console import Console
 
 REPO = Path(__file__).resolve().parents[2]
 METHODS = ("genfusion", "genfusion-cpu", "genfusion-gpu", "genfusion-sparse", "genfusion-masked")
@@ -30,14 +28,6 @@ from genfusion_ns.stereo.estimator import StereoEstimator
 StereoEstimator()
 print(genfusion_ns.__file__, diffusion.__file__, *bundled_names(), sep="\\n")
 """
-
-
-@dataclass
-class CheckWheel:
-    """Check the wheel."""
-
-    full: bool = False
-    """Install the dependencies with pip, instead of borrowing this environment's."""
 
 
 def build(folder: Path) -> Path:
@@ -111,16 +101,18 @@ def run(command: list[str], folder: Path) -> str:
     return done.stdout
 
 
-def main() -> None:
-    """Entry point."""
-    args = tyro.cli(CheckWheel, description=__doc__)
+def main(full: bool = False) -> None:
+    """Check the wheel.
+
+    Args:
+        full: install the dependencies with pip, instead of borrowing this environment's.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         wheel = build(folder)
-        programs = install(wheel, folder / "environment", args.full)
-        for line in (f"{wheel.name}, {wheel.stat().st_size / 2**20:.1f} MiB", *check(programs, folder)):
-            Console().print(line, markup=False, highlight=False)
+        found = check(install(wheel, folder / "environment", full), folder)
+        print(f"{wheel.name}, {wheel.stat().st_size / 2**20:.1f} MiB", *found, sep="\n")
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)

@@ -27,7 +27,6 @@ import torch
 import tyro
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from rich.console import Console
-from rich.table import Table
 from safetensors.torch import load_file
 
 from genfusion_ns import quiet
@@ -41,7 +40,9 @@ from genfusion_ns.plugin.training_rounds import GENERATED_FOLDER
 from genfusion_ns.synthetic.demo import demo_path, demo_scene
 from genfusion_ns.synthetic.write import write_scene
 
-CONSOLE = Console(width=120, file=sys.stdout)
+CONSOLE = Console(width=120, file=sys.stdout, highlight=False)
+SIZE = (48, 32)
+"""Width and height of the photos."""
 
 
 @dataclass
@@ -58,15 +59,8 @@ class Check:
     """About how many rounds it has."""
     save_every: int = 7
     """Steps between checkpoints."""
-    size: tuple[int, int] = (48, 32)
-    """Width and height of the photos."""
-    repairer: str = "classical"
-    """Who repairs the renders."""
     seed: int = 0
     """The moments of the kills follow from it."""
-    fresh: bool = False
-    """Start each training in a new interpreter (ten seconds each) instead of a fork of this one, which trains nothing
-    itself."""
 
 
 def config_of(args: Check, scene: Path, name: str) -> GenFusionTrainerConfig:
@@ -80,8 +74,8 @@ def config_of(args: Check, scene: Path, name: str) -> GenFusionTrainerConfig:
     data.reference_iterations = model.reference_iterations = args.steps
     data.max_seed_points, data.initial_points = 400, "all"
     every = args.steps // (args.rounds + 1)
-    data.loop = replace(data.loop, repairer=args.repairer, start=every, every=every, until=args.steps - every // 2)
-    data.loop = replace(data.loop, frames=4, clip_length=4, max_side=max(args.size), expand=100)
+    data.loop = replace(data.loop, repairer="classical", start=every, every=every, until=args.steps - every // 2)
+    data.loop = replace(data.loop, frames=4, clip_length=4, max_side=max(SIZE), expand=100)
     model.sh_degree_interval, model.normal_start, model.distortion_lambda = args.steps // 4, args.steps // 2, 1e-2
     densifier = model.densifier
     densifier.start, densifier.stop, densifier.every = args.steps // 10, args.steps, args.steps // 10
@@ -96,8 +90,11 @@ def config_of(args: Check, scene: Path, name: str) -> GenFusionTrainerConfig:
 def train(config: GenFusionTrainerConfig, told: Connection) -> None:
     """What the killed process does: train, from the latest checkpoint if there is one, and tell its moments."""
     torch.set_num_threads(1)
-    log = config.output_dir / f"{config.timestamp}.log"
-    with log.open("a") as stream, contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
+    with (
+        (config.output_dir / f"{config.timestamp}.log").open("a") as stream,
+        contextlib.redirect_stdout(stream),
+        contextlib.redirect_stderr(stream),
+    ):
         folder = config.get_checkpoint_dir()
         config.load_dir = folder if any(folder.glob("step-*.ckpt")) else None
         announce_moments(told.send)
@@ -110,8 +107,6 @@ def train(config: GenFusionTrainerConfig, told: Connection) -> None:
 
 def announce_moments(tell: Callable[[str], None]) -> None:
     """From now on, this process tells when it begins a round, a clip, a file of the pool, or a checkpoint."""
-    run_round, render_clip, write = Loop.round, round.render_clip, view_buffer.write_atomic
-    save_pool, save_checkpoint = GeneratedViews.save, GenFusionTrainer.save_checkpoint
     now, parts = 0, 0
 
     def inside(what: str) -> None:
@@ -119,55 +114,34 @@ def announce_moments(tell: Callable[[str], None]) -> None:
         parts += 1
         tell(f"round {now}: {what} {parts}")
 
-    def told_round(loop: Loop, *given: Any, **named: Any) -> Any:
+    def begin(loop: Loop, *_: Any, **__: Any) -> None:
         nonlocal now, parts
         now, parts = loop.state.round + 1, 0
         inside("begin")
-        return run_round(loop, *given, **named)
 
-    def told_clip(*given: Any) -> Any:
-        inside("clip")
-        return render_clip(*given)
+    tell_when(Loop, "round", begin)
+    tell_when(round, "render_clip", lambda *_: inside("clip"))
+    tell_when(view_buffer, "write_atomic", lambda *_: inside("file"))
+    tell_when(GeneratedViews, "save", lambda *_: tell(f"round {now} saved"), after=True)
+    tell_when(GenFusionTrainer, "save_checkpoint", lambda _, step: tell(f"checkpoint {step}"))
 
-    def told_write(*given: Any) -> None:
-        inside("file")
-        write(*given)
 
-    def told_save(self: GeneratedViews, folder: Path) -> None:
-        save_pool(self, folder)
-        tell(f"round {now} saved")
+def tell_when(owner: Any, name: str, say: Callable[..., None], after: bool = False) -> None:
+    """Have `say` called, with the same arguments, before or after each call of an owner's function."""
+    original = getattr(owner, name)
 
-    def told_checkpoint(trainer: GenFusionTrainer, step: int) -> None:
-        tell(f"checkpoint {step}")
-        save_checkpoint(trainer, step)
+    def wrapped(*given: Any, **named: Any) -> Any:
+        if not after:
+            say(*given, **named)
+        result = original(*given, **named)
+        if after:
+            say(*given, **named)
+        return result
 
-    Loop.round = told_round  # pyright: ignore[reportAttributeAccessIssue]
-    round.render_clip, view_buffer.write_atomic = told_clip, told_write
-    GeneratedViews.save, GenFusionTrainer.save_checkpoint = told_save, told_checkpoint
+    setattr(owner, name, wrapped)
 
 
 # -- the killer ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Death:
-    """One start of the run, and its end."""
-
-    aim: str
-    """At which moment it was to be killed."""
-    last: str
-    """The last moment that it told of."""
-    resumed_at: int
-    """First step after its start."""
-    frames: int
-    """Frames of the pool on disk, all of them whole."""
-    leftovers: int
-    """Temporary files that the kill left behind."""
-
-    @property
-    def in_round(self) -> bool:
-        """Whether a round was going on."""
-        return is_inside(self.last)
 
 
 def is_inside(moment: str) -> bool:
@@ -175,13 +149,13 @@ def is_inside(moment: str) -> bool:
     return moment.startswith("round") and ":" in moment
 
 
-def moments_of(args: Check, config: GenFusionTrainerConfig) -> Iterator[tuple[str, Any]]:
+def moments_of(config: GenFusionTrainerConfig) -> Iterator[tuple[str, Any]]:
     """Start the training, and give each moment with the process, which may be killed then.
 
     Raises:
         UserError: it ended by itself, and badly.
     """
-    context: Any = mp.get_context("spawn" if args.fresh else "fork")
+    context: Any = mp.get_context("fork")  # quick, and safe: this process trains nothing itself
     heard, told = context.Pipe(duplex=False)
     process = context.Process(target=train, args=(config, told))
     process.start()
@@ -195,8 +169,8 @@ def moments_of(args: Check, config: GenFusionTrainerConfig) -> Iterator[tuple[st
         process.kill()
         process.join()
     if process.exitcode not in (0, -signal.SIGKILL):
-        log = config.output_dir / f"{config.timestamp}.log"
-        raise UserError(f"the training failed with exit code {process.exitcode}:\n{log.read_text()[-3000:]}")
+        end = (config.output_dir / f"{config.timestamp}.log").read_text()[-3000:]
+        raise UserError(f"the training failed with exit code {process.exitcode}:\n{end}")
 
 
 def aims(moments: Sequence[str], args: Check) -> list[str]:
@@ -210,21 +184,35 @@ def aims(moments: Sequence[str], args: Check) -> list[str]:
     return [moment for moment in moments if moment in chosen]
 
 
-def run_until(aim: str, moments: Sequence[str], args: Check, config: GenFusionTrainerConfig) -> Death | None:
-    """Start or resume the run and kill it at `aim`; None if it came to its end."""
+def run_until(aim: str, moments: Sequence[str], config: GenFusionTrainerConfig) -> str | None:
+    """Start or resume the run and kill it at `aim`; the last moment that it told of, None if it came to its end."""
     place = {moment: i for i, moment in enumerate(moments)}
-    last, first_step, killed = "start", -1, False
-    for moment, process in moments_of(args, config):
-        last = moment
-        if first_step < 0 and moment.startswith("step "):
-            first_step = int(moment.split()[1])
-        if not killed and place.get(moment, -1) >= place[aim]:
+    last, killed = "start", False
+    for last, process in moments_of(config):
+        if not killed and place.get(last, -1) >= place[aim]:
             os.kill(process.pid, signal.SIGKILL)
             killed = True
     if not killed:
         return None
     frames = read_pool(config.get_base_dir() / GENERATED_FOLDER)
-    return Death(aim, last, first_step, frames, len(leftovers_in(config.get_base_dir())))
+    CONSOLE.print(f"killed at '{aim}', last told '{last}'; {frames} frames on disk, all of them whole")
+    return last
+
+
+def kill_and_resume(moments: Sequence[str], args: Check, config: GenFusionTrainerConfig) -> list[str]:
+    """Kill the run at all aims; the moments of its deaths. The last start is left to be made."""
+    deaths: list[str] = []
+    todo = aims(moments, args)
+    while todo:
+        aim = todo.pop(0)
+        death = run_until(aim, moments, config)
+        if death is None:
+            break
+        deaths.append(death)
+        if is_inside(aim) and not is_inside(death):
+            spare = [m for m in moments[moments.index(death) + 1 :] if is_inside(m) and m not in todo]
+            todo = sorted([*todo, *spare[:1]], key=moments.index)
+    return deaths
 
 
 # -- what has to hold ------------------------------------------------------------------------------------------------
@@ -242,91 +230,48 @@ def read_pool(folder: Path) -> int:
     return len(GeneratedViews.load(folder).frames) if (folder / "pool.json").is_file() else 0
 
 
-def leftovers_in(run_folder: Path) -> list[Path]:
-    """Temporary files in a run's folder."""
-    return [*run_folder.glob(".step-*"), *(run_folder / GENERATED_FOLDER).glob(".*")]
-
-
-def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """All leaves of a checkpoint by their names; wall-clock times are left out."""
+def leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """All leaves of a checkpoint by their names, to the bit; wall-clock times are left out."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else None
-    if items is None:
-        yield name, value
-        return
-    for key, inner in items:
-        if key != "seconds":
-            yield from flat(inner, f"{name}/{key}")
+    if items is not None:
+        for key, inner in items:
+            if key != "seconds":
+                yield from leaves(inner, f"{name}/{key}")
+    elif isinstance(value, torch.Tensor):
+        yield name, (value.dtype, value.shape, value.numpy().tobytes())
+    else:
+        yield name, (type(value), repr(value))
 
 
-def same(a: Any, b: Any) -> bool:
-    """Whether two leaves are alike to the bit."""
-    if not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)):
-        return type(a) is type(b) and repr(a) == repr(b)
-    return a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
-
-
-def differences(whole: GenFusionTrainerConfig, broken: GenFusionTrainerConfig) -> tuple[list[str], int, int]:
-    """What differs in the last checkpoints and the pools on disk, and how many tensors and files were compared."""
-    loaded = []
-    for config in (whole, broken):
-        path = config.get_checkpoint_dir() / f"step-{config.max_num_iterations - 1:09d}.ckpt"
-        loaded.append(dict(flat(torch.load(path, weights_only=True))))
-    a, b = loaded
-    found = [f"only in one checkpoint: {name}" for name in sorted(a.keys() ^ b.keys())]
-    found += [f"differs: {name}" for name in sorted(a.keys() & b.keys()) if not same(a[name], b[name])]
-    folders = [config.get_base_dir() / GENERATED_FOLDER for config in (whole, broken)]
-    p, q = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders)
-    found += [f"only in one pool: {name}" for name in sorted(p.keys() ^ q.keys())]
-    found += [f"differs: pool file {name}" for name in sorted(p.keys() & q.keys()) if p[name] != q[name]]
-    return found, sum(isinstance(value, torch.Tensor) for value in a.values()), len(p)
+def result_of(config: GenFusionTrainerConfig) -> dict[str, Any]:
+    """Everything in a run's last checkpoint and in its pool on disk."""
+    path = config.get_checkpoint_dir() / f"step-{config.max_num_iterations - 1:09d}.ckpt"
+    found = dict(leaves(torch.load(path, weights_only=True), "checkpoint"))
+    pool = config.get_base_dir() / GENERATED_FOLDER
+    return found | {f"pool file {path.name}": path.read_bytes() for path in pool.iterdir()}
 
 
 def check(args: Check, folder: Path) -> list[str]:
     """Run everything; what went wrong."""
     scene = folder / "scene"
-    write_scene(scene, demo_scene(), demo_path(12, *args.size), {"views": 12}, points=400, supersample=1)
+    write_scene(scene, demo_scene(), demo_path(12, *SIZE), {"views": 12}, points=400, supersample=1)
     whole, broken = config_of(args, scene, "whole"), config_of(args, scene, "broken")
-    moments = [moment for moment, _ in moments_of(args, whole)]
+    moments = [moment for moment, _ in moments_of(whole)]
     rounds = sum(moment.endswith(": begin 1") for moment in moments)
     CONSOLE.print(f"the unbroken run: {args.steps} steps, {rounds} rounds, {len(moments)} moments to be killed at")
     deaths = kill_and_resume(moments, args, broken)
-    for _ in moments_of(args, broken):
+    for _ in moments_of(broken):
         pass
-    CONSOLE.print(table_of(deaths))
-    faults, tensors, files = differences(whole, broken)
-    CONSOLE.print(f"compared to the bit: {tensors:,} tensors of the last checkpoint, {files} files of the pool")
-    faults += [f"left over at the end: {path}" for path in leftovers_in(broken.get_base_dir())]
-    hits = sum(death.in_round for death in deaths)
+    a, b = result_of(whole), result_of(broken)
+    CONSOLE.print(f"compared to the bit: {len(a):,} values and tensors of the last checkpoint, and files of the pool")
+    faults = [f"differs: {name}" for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name)]
+    base = broken.get_base_dir()
+    left = [*base.glob(".step-*"), *(base / GENERATED_FOLDER).glob(".*")]
+    faults += [f"left over at the end: {path}" for path in left]
+    hits = sum(map(is_inside, deaths))
     if len(deaths) < args.kills or hits < args.in_rounds:
         faults.append(f"only {len(deaths)} kills, {hits} of them within rounds; try another --seed")
     return faults
-
-
-def kill_and_resume(moments: Sequence[str], args: Check, config: GenFusionTrainerConfig) -> list[Death]:
-    """Kill the run at all aims; the last start is left to be made."""
-    deaths: list[Death] = []
-    todo = aims(moments, args)
-    while todo:
-        aim = todo.pop(0)
-        death = run_until(aim, moments, args, config)
-        if death is None:
-            break
-        deaths.append(death)
-        if is_inside(aim) and not death.in_round:
-            spare = [m for m in moments[moments.index(death.last) + 1 :] if is_inside(m) and m not in todo]
-            todo = sorted([*todo, *spare[:1]], key=moments.index)
-    return deaths
-
-
-def table_of(deaths: Sequence[Death]) -> Table:
-    """One row per kill."""
-    table = Table(title="kills")
-    for name in ("killed at", "last sign of life", "in a round", "had begun at step", "frames on disk", "leftovers"):
-        table.add_column(name, justify="left" if name in ("killed at", "last sign of life") else "right")
-    for death in deaths:
-        numbers = str(death.resumed_at), str(death.frames), str(death.leftovers)
-        table.add_row(death.aim, death.last, "yes" if death.in_round else "", *numbers)
-    return table
 
 
 def main(args: Check) -> int:
@@ -335,7 +280,7 @@ def main(args: Check) -> int:
     with tempfile.TemporaryDirectory() as folder:
         faults = check(args, Path(folder))
     for fault in faults[:20]:
-        CONSOLE.print(f"[red]missed:[/] {fault}", highlight=False)
+        CONSOLE.print(f"[red]missed:[/] {fault}")
     if not faults:
         CONSOLE.print("[green]the killed run ended like the unbroken one[/]")
     return 1 if faults else 0
