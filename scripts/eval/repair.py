@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while they wait cripple a busy machine
 
@@ -23,8 +22,10 @@ import numpy as np
 import torch
 import tyro
 from PIL import Image
+from repair_scores import Fid, frame_scores
 from rich.console import Console
 from rich.progress import track
+from rich.table import Table
 from torch import Tensor
 
 from diffusion.errors import UserError, exits_cleanly
@@ -33,7 +34,7 @@ from diffusion.models.fusion import TOLERANCE
 from diffusion.train.fits import TrainingFit, read_fit
 from genfusion_ns.benchmark.metrics import Perceptual
 from genfusion_ns.files import write_atomic
-from genfusion_ns.gaussians.losses import psnr, sharpness, ssim
+from genfusion_ns.gaussians.losses import sharpness
 
 
 @dataclass(frozen=True)
@@ -46,19 +47,24 @@ class Options:
     """Repairers: classical, or weights (a folder or a bundled name); with :fused behind them without the denoiser."""
     output: Path = Path("runs/eval_repair")
     """Folder of scores.json, table.md and the contact sheets (truth | input | method, side by side)."""
+    fid_network: Path | None = None
+    """TorchScript InceptionV3 for FID; without it FID is left out."""
+    threads: int = 0
+    """Of torch; 0 = its own choice. Seconds per clip depend on it."""
 
 
-class Clip(NamedTuple):
-    """The novel views of a fit after some steps; depth, alpha and `warped` as the pipeline takes them."""
+@dataclass(frozen=True)
+class Clip:
+    """The novel views of a fit after some steps."""
 
     name: str
     kind: str
     rgb: Tensor
     depth: Tensor
     alpha: Tensor
-    reference: Tensor
     warped: Tensor
     target: Tensor
+    reference: Tensor
 
 
 Repaired = tuple[Tensor, Tensor | None]
@@ -75,10 +81,18 @@ def clips_of(fit: TrainingFit, group: str, name: str) -> list[Clip]:
     clips = []
     for s, steps in enumerate(fit.provenance["steps"]):
         depth = fit.render_depth[s][novel].float()
-        rgb, alpha = (maps[s][novel].float() / 255 for maps in (fit.render_rgb, fit.render_alpha))
-        warped = warp_sources(cameras, depth, fit.sources[s], PHOTOS)
-        seen = rgb, depth, alpha, fit.sources[s][0].rgb, warped
-        clips.append(Clip(f"{name}@{steps}", f"{group} {kind}", *seen, target=fit.target_rgb[novel].float() / 255))
+        clips.append(
+            Clip(
+                name=f"{name}@{steps}",
+                kind=f"{group} {kind}",
+                rgb=fit.render_rgb[s][novel].float() / 255,
+                depth=depth,
+                alpha=fit.render_alpha[s][novel].float() / 255,
+                warped=warp_sources(cameras, depth, fit.sources[s], PHOTOS),
+                target=fit.target_rgb[novel].float() / 255,
+                reference=fit.sources[s][0].rgb,
+            )
+        )
     return clips
 
 
@@ -105,19 +119,20 @@ def make_method(name: str) -> Callable[[Clip], Repaired]:
     return repair
 
 
-@torch.no_grad()
-def score(repaired: Repaired, clip: Clip, perceptual: Perceptual) -> dict:
+def score(method: Callable[[Clip], Repaired], clip: Clip, perceptual: Perceptual, fid: Fid | None) -> dict:
     """Scores of one clip: means over its frames."""
-    image, certainty = repaired
-    rows = []
-    for frame, wanted in zip(image, clip.target, strict=True):
-        row = {"psnr": float(psnr(frame, wanted).clamp_max(60)), "ssim": float(ssim(frame, wanted))}
-        row["sharpness"] = sharpness(frame) / max(sharpness(wanted), 1e-9)
-        rows.append({**row, **perceptual(frame, wanted)})
-    means: dict = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    began = time.perf_counter()
+    image, certainty = method(clip)
+    seconds = time.perf_counter() - began
+    if fid is not None:
+        fid.add(clip.target, real=True)
+        fid.add(image, real=False)
+    sharp = [sharpness(a) / max(sharpness(b), 1e-9) for a, b in zip(image, clip.target, strict=True)]
+    row = {"name": clip.name, "kind": clip.kind, **frame_scores(image, clip.target, perceptual)}
+    row |= {"sharpness": float(np.mean(sharp)), "seconds": seconds}
     if certainty is not None:
-        means["calibration"] = calibration(image, clip.target, certainty)
-    return {"name": clip.name, "kind": clip.kind, **means}
+        row["calibration"] = calibration(image, clip.target, certainty)
+    return row
 
 
 def calibration(image: Tensor, target: Tensor, certainty: Tensor) -> list[tuple[float, float, float]]:
@@ -168,9 +183,12 @@ def markdown(table: dict[str, dict[str, dict[str, float]]]) -> str:
     lines = [f"| kind (clips) | method | {' | '.join(SCORES)} |", "|" + "---|" * (len(SCORES) + 2)]
     for kind, methods in table.items():
         for method, means in methods.items():
-            cells = ["" if name not in means else f"{means[name]:.3f}" for name in SCORES]
-            lines.append(f"| {kind} ({int(means['clips'])}) | {method} | {' | '.join(cells)} |")
+            lines.append(f"| {kind} ({int(means['clips'])}) | {method} | {' | '.join(_cells(means))} |")
     return "\n".join(lines) + "\n"
+
+
+def _cells(means: dict[str, float]) -> list[str]:
+    return ["" if name not in means else f"{means[name]:.3f}" for name in SCORES]
 
 
 def read_clips(folders: Sequence[Path]) -> list[Clip]:
@@ -189,25 +207,31 @@ def read_clips(folders: Sequence[Path]) -> list[Clip]:
 @exits_cleanly
 def main(options: Options) -> None:
     """Evaluate every method on every clip."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
     console, perceptual = Console(), Perceptual(("alex",))
     clips = read_clips(options.fits)
     scores: dict[str, list[dict]] = {}
     for name in ("input", *options.methods):
-        method, scores[name] = make_method(name), []
-        for clip in track(clips, name, console=console):
-            began = time.perf_counter()
-            repaired = method(clip)
-            seconds = time.perf_counter() - began
-            scores[name].append({**score(repaired, clip, perceptual), "seconds": seconds})
-            if name != "input":
+        method = make_method(name)
+        fid = Fid(options.fid_network) if options.fid_network else None
+        scores[name] = [score(method, clip, perceptual, fid) for clip in track(clips, name, console=console)]
+        if name != "input":
+            for clip in clips:
                 sheet = f"{clip.name}_{Path(name).name}.png".replace(":", "-")
-                draw_sheet(clip, repaired[0], options.output / "sheets" / sheet)
+                draw_sheet(clip, method(clip)[0], options.output / "sheets" / sheet)
+        if fid is not None:
+            console.print(f"FID of {name} over {len(clips)} clips: {fid.value():.1f}")
         calibrated = [row["calibration"] for row in scores[name] if "calibration" in row]
         if calibrated:
             console.print(f"certainty of {name} (share of pixels, mean certainty, share right):")
             console.print(np.mean(calibrated, axis=0).round(3).tolist())
     table = summary(scores)
-    console.print(markdown(table), soft_wrap=True, highlight=False, markup=False)
+    shown = Table("kind", "method", *SCORES, title="repair of single clips, means")
+    for kind, methods in table.items():
+        for name, means in methods.items():
+            shown.add_row(f"{kind} ({int(means['clips'])})", name, *_cells(means))
+    console.print(shown)
     write_atomic(options.output / "scores.json", json.dumps({"clips": scores, "means": table}, indent=1).encode())
     write_atomic(options.output / "table.md", markdown(table).encode())
     console.print(f"scores and contact sheets are in {options.output}")
