@@ -61,7 +61,7 @@ LITE = Configuration(
         "disparity_rule": "percentile",
         "reference_size": (96, 160),
         "token_patch": 4,
-        "temperature": 0.6,
+        "temperature": 1.0,
         "default_steps": 4,
         "default_guidance_scale": 1.0,
         "default_guidance_rescale": 0.0,

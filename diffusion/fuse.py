@@ -30,6 +30,8 @@ class FusedClip:
     """[B, T, H, W, 1] in [0, 1]; None = unknown."""
     gain: Tensor | None = None
     """[B, T, H, W, 1] in [0, 1], see `Fused.gain`; None = unknown."""
+    alpha: Tensor | None = None
+    """[B, T, H, W, 1] in [0, 1] opacity of the renderings; None = unknown, as if nothing had been rendered."""
 
     def as_inputs(self, inputs: RepairInputs) -> RepairInputs:
         """What a denoiser sees: the fused frames in place of the renderings, certainty in place of opacity."""
@@ -38,9 +40,11 @@ class FusedClip:
 
     @property
     def to_draw(self) -> Tensor:
-        """[B, T, H, W, 1] in [0, 1]: how much of each pixel is to be drawn anew; 0 in clips that hardly need it."""
+        """[B, T, H, W, 1] in [0, 1]: how much of each pixel is to be drawn anew: what is uncertain, where nothing was
+        rendered. 0 in clips that hardly need it."""
         certainty = torch.ones_like(self.rgb[..., :1]) if self.certainty is None else self.certainty
         share = drawn_share(certainty)
+        share = share if self.alpha is None else share * (1 - self.alpha)
         return share * (share.mean((1, 2, 3, 4), keepdim=True) >= WORTH_DRAWING)
 
     def completed(self, drawn: FusedClip) -> FusedClip:
@@ -73,7 +77,7 @@ def fuse_clip(network: FusionNetwork, inputs: RepairInputs) -> FusedClip:
         warped = rgb.new_zeros(*rgb.shape[:2], 1, CHANNELS, height, width)
     maps = [padded(x, network.multiple) for x in (rgb.clamp(0, 1), alpha.clamp(0, 1), disparity, warped)]
     fused = network(*maps)
-    maps = (fused.rgb.clamp(0, 1), fused.disparity, fused.certainty, fused.gain)
+    maps = (fused.rgb.clamp(0, 1), fused.disparity, fused.certainty, fused.gain, maps[1])
     return FusedClip(*(x[..., :height, :width].float().movedim(2, -1).contiguous() for x in maps))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,12 @@ def test_what_is_drawn_takes_over_below_a_certainty():
         completed = flat(0.0, certainty).completed(drawn)
         assert completed.rgb.abs().max() == 0
     assert completed.certainty is None and float(completed.disparity.mean()) == 1
+
+
+def test_only_what_was_not_rendered_is_drawn():
+    alpha = torch.tensor([0.0, 0.25, 1.0, 1.0]).view(1, 1, 2, 2, 1)
+    fused = replace(flat(0.0, 0.0), alpha=alpha)
+    assert torch.equal(fused.completed(flat(1.0, None)).rgb[..., :1], 1 - alpha)
 
 
 def test_a_clip_that_hardly_needs_it_is_not_drawn_whatever_the_others_need():
