@@ -34,7 +34,7 @@ def scores(pipeline: RGBDVideoRepairPipeline, files: Sequence[Path], frames: int
             rgb, depth, alpha = (x.movedim(1, -1) for x in (clip.rgb, inverted(clip.disparity), clip.alpha))
             inputs = rgb, depth, alpha, fit.sources[snapshot][0].rgb, clip.sources
             fused = pipeline(*inputs, num_inference_steps=0)
-            share = drawn_share(torch.as_tensor(fused.certainty)).movedim(-1, 1)
+            share = (drawn_share(torch.as_tensor(fused.certainty)) * (1 - alpha)).movedim(-1, 1)
             if float(share.mean()) < WORTH:
                 continue
             drawn = [pipeline(*inputs, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]

@@ -153,7 +153,8 @@ def test_the_loss_is_zero_for_the_true_residual(fits, paths):
 
 
 def test_a_perfect_denoiser_gives_the_truth(monkeypatch):
-    """Through the pipeline: sampled from noise, decoded, and put where the fusion network is unsure (everywhere)."""
+    """Through the pipeline: sampled from noise, decoded, and put where nothing is sure and nothing was rendered
+    (everywhere)."""
     pipe = tiny_pipeline(BOTH)
     forward = type(pipe.fusion).forward
     monkeypatch.setattr(
@@ -165,7 +166,8 @@ def test_a_perfect_denoiser_gives_the_truth(monkeypatch):
     vae.fit([2 * smooth - 1])
     pipe.register_modules(vae=vae)
     truth = smooth[:3, :3].movedim(1, -1)
-    inputs = {"rgb": torch.rand(3, 16, 24, 3, generator=seeded(2)), "depth": torch.ones(3, 16, 24, 1)}
+    depth = torch.ones(3, 16, 24, 1)
+    inputs = {"rgb": torch.rand(3, 16, 24, 3, generator=seeded(2)), "depth": depth, "alpha": 0 * depth}
 
     class Truth(Perfect):
         config = pipe.unet.config
