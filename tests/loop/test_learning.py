@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 STEPS = 210
 CAPTURED = [aimed((2.6 * x, 2.6 * y, 1.0)).resized(48, 36) for x, y in ((1, -0.5), (1, 0), (1, 0.5))]
 UNSEEN = [aimed((2.5, y, z)).resized(48, 36) for y, z in ((-2.0, 0.6), (-0.7, 1.4), (0.6, 0.3), (1.9, 0.8))]
-LOOP = LoopConfig(start=60, every=50, until=180, frames=12, clip_length=6, expand=500)
+LOOP = LoopConfig(depth_weight=0.1, start=60, every=50, until=180, frames=12, clip_length=6, expand=500)
 LEARNING_RATES = {"means": 1e-3, "scales": 5e-3, "quats": 1e-3, "features_dc": 1e-2, "features_rest": 5e-4}
 
 

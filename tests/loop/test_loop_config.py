@@ -51,7 +51,7 @@ def test_files_of_the_rounds_are_looked_at_before_training(tmp_path):
         ({"weight": -1.0}, "loop.weight is -1.0"),
         ({"weight": math.nan}, "loop.weight is nan; expected at least 0"),
         ({"weight": math.inf}, "loop.weight is inf"),
-        ({"diffusion": DiffusionConfig(steps=0)}, "loop.diffusion.steps is 0"),
+        ({"diffusion": DiffusionConfig(steps=-1)}, "loop.diffusion.steps is -1"),
         ({"depth_weight": -0.1}, "loop.depth-weight is -0.1"),
         ({"trajectories": ("path",)}, "loop.camera-path is not set"),
         ({"repairer": "magic"}, "loop.repairer is 'magic'; expected one of: classical, diffusion, identity"),

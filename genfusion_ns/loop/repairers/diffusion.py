@@ -66,15 +66,22 @@ class DiffusionRepairer:
         """Look for the weights, and compare them with their networks; reads headers only.
 
         Raises:
-            UserError: no such weights, or they are broken.
+            UserError: no such weights, they are broken, or cannot do without sampling what is asked for.
         """
         from diffusion.errors import UserError as DiffusionError
         from diffusion.loading import check_folder
+        from diffusion.memory.blueprint import read_blueprint
 
         try:
-            check_folder(self._locate(), set())
+            folder = self._locate()
+            check_folder(folder, set())
         except DiffusionError as error:
             raise UserError(f"repairer 'diffusion': {error}") from error
+        if self.options["num_inference_steps"] == 0 and "fusion" not in read_blueprint(folder).modules:
+            raise UserError(
+                f"loop.diffusion.steps is 0, which only fuses what photos show, and {self.weights} has no network for "
+                "that; expected 1 or more."
+            )
 
     def repair(self, clip: RGBDClip, reference: Tensor) -> RepairedClip:
         """See `Repairer.repair`. Noise follows from `clip.seed`; a clip that is too long for the memory is repaired in
@@ -153,8 +160,7 @@ class DiffusionRepairer:
         from diffusion.memory.memory_plan import Run, parse_bytes, plan_memory
 
         blueprint = read_blueprint(folder)
-        if "fusion" in blueprint.modules and not self.options["num_inference_steps"]:
-            self.options["num_inference_steps"] = 0  # see `DiffusionConfig.steps`
+        if "fusion" in blueprint.modules and self.options["num_inference_steps"] == 0:
             blueprint = read_blueprint(folder, skip=DRAWING)
         if self.dtype is None:
             self.dtype = automatic_dtype(self.device, official="image_encoder" in blueprint.modules)

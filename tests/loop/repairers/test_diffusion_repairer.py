@@ -53,8 +53,8 @@ def test_it_repairs_as_the_pipeline_itself_does(around, weights):
     assert not torch.equal(other.rgb, repaired.rgb)
 
 
-@pytest.mark.parametrize(("steps", "loaded"), [(None, False), (2, True)])
-def test_what_draws_is_loaded_only_where_steps_are_asked_for(around, tmp_path, steps, loaded):
+@pytest.mark.parametrize(("steps", "loaded"), [(0, False), (None, True), (2, True)])
+def test_what_draws_is_not_loaded_where_frames_are_only_fused(around, tmp_path, steps, loaded):
     tiny_pipeline(BOTH).save_pretrained(tmp_path / "both")
     repairer = config(tmp_path / "both", steps=steps).make_repairer("cpu", lambda text: None)
     clip = render_clip(ball, around[:2])
@@ -62,6 +62,13 @@ def test_what_draws_is_loaded_only_where_steps_are_asked_for(around, tmp_path, s
     assert repairer.repair(clip, torch.rand(20, 30, 3)).gain is not None
     networks = {type(network).__name__ for network in repairer._networks()}
     assert networks >= {"FusionNetwork"} and ({"LiteVideoUNet", "PatchAutoencoder", "Resampler"} <= networks) == loaded
+
+
+def test_weights_that_cannot_fuse_want_steps(tmp_path):
+    tiny_pipeline().save_pretrained(tmp_path / "official")
+    config(tmp_path / "official", steps=1).make_repairer().check_files()
+    with pytest.raises(UserError, match="steps is 0.*expected 1 or more"):
+        config(tmp_path / "official", steps=0).make_repairer().check_files()
 
 
 @pytest.fixture(scope="module")
