@@ -21,8 +21,9 @@ from yaml.constructor import ConstructorError
 
 from genfusion_ns.errors import UserError
 from genfusion_ns.gaussians import densify_sparse
+from genfusion_ns.plugin import datamanager
 
-MOVED = {"genfusion_ns.densify_sparse": densify_sparse}
+MOVED = {"genfusion_ns.densify_sparse": densify_sparse, "genfusion_ns.plugin.data_config": datamanager}
 """Modules whose classes older runs name in config.yml, and where these classes are now."""
 sys.modules.update(MOVED)  # for Nerfstudio's own loader too
 PACKAGES = ("nerfstudio", "genfusion_ns")

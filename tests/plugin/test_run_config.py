@@ -37,8 +37,13 @@ def test_classes_that_have_moved_since_are_found(scene, make_config):
     config.save_config()
     file = config.get_base_dir() / "config.yml"
     text = file.read_text()
-    older = text.replace("genfusion_ns.gaussians.densify_sparse.", "genfusion_ns.densify_sparse.")
-    assert older != text
+    older = text
+    for now, before in (
+        ("genfusion_ns.gaussians.densify_sparse.", "genfusion_ns.densify_sparse."),
+        ("plugin.datamanager.GenFusionDataManagerConfig", "plugin.data_config.GenFusionDataManagerConfig"),
+    ):
+        assert now in older
+        older = older.replace(now, before)
     file.write_text(older)
     assert read_config(file) == yaml.load(older, Loader=yaml.Loader) == config
 
