@@ -37,6 +37,7 @@ def test_from_scenes_to_scores(
     weights = tmp_path / "weights"
     RGBDVideoRepairPipeline(fusion=small.from_pretrained(output / "fusion")).save_pretrained(weights)
 
+    monkeypatch.delitem(sys.modules, "repair", raising=False)  # scripts/bench has one too
     import repair as eval_repair
 
     monkeypatch.setattr(eval_repair, "Perceptual", lambda *_: None)

@@ -33,6 +33,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 @pytest.fixture(autouse=True)
 def bench(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(SCRIPTS))
+    for script in SCRIPTS.glob("*.py"):  # other folders have scripts of the same names
+        monkeypatch.delitem(sys.modules, script.stem, raising=False)
 
 
 def bare(script: str, arguments: str) -> list[dict]:

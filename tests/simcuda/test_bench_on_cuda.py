@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,10 @@ from diffusion.configurations import CONFIGURATIONS
 
 @pytest.fixture
 def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts" / "bench"))
+    folder = Path(__file__).parents[2] / "scripts" / "bench"
+    monkeypatch.syspath_prepend(str(folder))
+    for script in folder.glob("*.py"):  # other folders have scripts of the same names
+        monkeypatch.delitem(sys.modules, script.stem, raising=False)
     for configuration in (LITE, OFFICIAL):
         monkeypatch.setitem(CONFIGURATIONS, configuration.name, configuration)
 
