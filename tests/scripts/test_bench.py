@@ -60,6 +60,15 @@ def test_repairs_of_clips():
     assert row["median_ms"] > 0 and 0 < row["planned_bytes"] < row["peak_bytes"]  # the whole process's, torch and all
 
 
+def test_depth_of_photos(capsys):
+    import stereo
+
+    stereo.main(stereo.Args(photos=(2, 3), size=(64, 48), repeats=1, device="cpu", json=Path("-")))
+    few, more = json.loads(capsys.readouterr().out)
+    assert (few["photos"], more["photos"], few["size"]) == (2, 3, "64x48")
+    assert 0 < few["min_ms"] <= few["median_ms"] <= few["max_ms"]
+
+
 def test_a_plan_alone_runs_nothing(monkeypatch):
     import repair
 
