@@ -20,6 +20,7 @@ from genfusion_ns.commands.make_fits import run as make_fits
 from genfusion_ns.training_data import make
 
 
+@pytest.mark.slow
 def test_from_scenes_to_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -111,6 +111,7 @@ def test_the_plugin_warns_once_where_there_is_a_gpu_that_torch_cannot_use(tmp_pa
     assert " ".join(done.stdout.split()).count("genfusion: this machine has a GPU (NVIDIA GeForce RTX 3090") == 1
 
 
+@pytest.mark.slow
 def test_setup_installs_what_the_driver_runs_and_says_if_torch_is_blind(tmp_path):
     import shutil
 

@@ -34,6 +34,11 @@ def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(parsed(path)))
+
+
 def imported_modules(tree: ast.AST) -> set[str]:
     """Absolute names of all modules that a file imports, wherever in the file."""
     found = set()
@@ -49,9 +54,8 @@ def offenders(rule) -> list[str]:
     """file:line of every node that breaks a rule."""
     found = []
     for path in FILES:
-        for node in ast.walk(parsed(path)):
-            if rule(node, relative(path)):
-                found.append(f"{relative(path)}:{getattr(node, 'lineno', 0)}")
+        name = relative(path)
+        found += [f"{name}:{getattr(node, 'lineno', 0)}" for node in nodes(path) if rule(node, name)]
     return found
 
 

@@ -16,6 +16,7 @@ def test_keys_decide():
     assert len({tuple(draw(*keys)) for keys in [(1, "a", 2), (2, "a", 1), (1, "b", 2), ("1", "a", 2), (1, "a2")]}) == 5
 
 
+@pytest.mark.slow
 def test_same_in_another_process():
     code = "from genfusion_ns.seeding import seed_of; import sys; sys.stdout.write(str(seed_of(7, 'x', 3)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -129,6 +129,7 @@ def tiny_weights(folder: Path, **settings) -> None:
     tiny_pipeline(replace(LITE, settings=LITE.settings | settings)).save_pretrained(folder)
 
 
+@pytest.mark.slow
 def test_bundled_weights_repair_in_the_loop(config_of, tmp_path, monkeypatch):
     from genfusion_ns.cameras import Camera
     from genfusion_ns.loop.repairers.base import RGBDClip
@@ -277,6 +278,7 @@ def test_lpips_in_all_variants(shared, tmp_path, monkeypatch):
     assert perceptual(photo[:20], photo[:20]) == {}
 
 
+@pytest.mark.slow
 def test_lpips_without_its_weights_is_left_out(tmp_path, monkeypatch, capsys):
     from urllib.error import URLError
 

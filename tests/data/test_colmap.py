@@ -122,6 +122,7 @@ def test_similarity_is_found_from_poses(capture, count):
     assert similarity_between(data.c2w, moved)[3] > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "images", "points"), [("plush", 97, 15519), ("llff_fern", 20, 9081), ("fox", 50, 13406)]
 )

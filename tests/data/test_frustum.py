@@ -126,6 +126,7 @@ def test_parallel_cameras_take_their_baseline_for_scale():
     assert np.isfinite(depth_range(w2c)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scene", ["plush", "llff_fern", "fox"])
 @pytest.mark.parametrize("n", [3, 6, 9])
 def test_depth_range_from_cameras_holds_the_real_scenes(shared_scene, shared_views, scene, n):

@@ -44,6 +44,7 @@ def views_of(textures: list[np.ndarray]) -> list[TrainView]:
     return views
 
 
+@pytest.mark.slow
 def test_matches_of_a_textured_wall_lie_on_it():
     views = views_of([blobs(0)] * 3)
     tracks = match_views(views, threads=1)
@@ -75,6 +76,7 @@ def test_many_views_are_matched_with_their_nearest_only(capture, count, all_pair
         assert {(i, i + 1) for i in range(count - 1)} <= set(pairs)  # the ring's neighbours
 
 
+@pytest.mark.slow
 def test_real_photos_without_their_model(shared_views):
     """Matched points agree with the wall-to-wall COLMAP model to a few per cent; see the other tests of real scenes."""
     views = shared_views("llff_fern", 3)

@@ -158,6 +158,7 @@ def test_without_a_model_and_without_features_everything_is_sampled(capture):
 TRACKS = {("plush", 3): 54, ("llff_fern", 3): 1694}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [3, 6, 9])
 @pytest.mark.parametrize("scene", ["plush", "llff_fern", "fox"])
 def test_real_tracks_lie_near_the_points_of_the_full_model(shared_scene, shared_views, scene, n):
@@ -178,6 +179,7 @@ def test_real_tracks_lie_near_the_points_of_the_full_model(shared_scene, shared_
     assert np.median(gap / away) < 0.005 and np.quantile(gap / away, 0.95) < 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scene", ["plush", "llff_fern", "fox"])
 def test_official_mode_is_the_shipped_official_cloud(shared_scene, shared_views, scene):
     """sparse_pc_3.ply was made by the official rule, in the world of transforms.json."""

@@ -85,6 +85,7 @@ def again(config: PrepareConfig):
         return prepare(config, progress)
 
 
+@pytest.mark.slow
 def test_real_photos_become_a_scene(real):
     config, made, source = real
     assert made.registered == made.photos == 6 and made.points > 300 and not made.notes and not made.skipped
@@ -97,6 +98,7 @@ def test_real_photos_become_a_scene(real):
     assert len(vertex.data) == made.points
 
 
+@pytest.mark.slow
 def test_prepared_poses_agree_with_the_shared_ones(real):
     """Up to a similarity; the shared ones were found with 20 photos of four times the size."""
     _, made, source = real
@@ -110,6 +112,7 @@ def test_prepared_poses_agree_with_the_shared_ones(real):
     assert misfit < 0.05 and angles.max() < 1.0
 
 
+@pytest.mark.slow
 def test_ply_poses_and_tracks_are_in_one_frame(real):
     """Tracks of sparse/0, seen by the cameras of transforms.json, are at the points of sparse_pc.ply."""
     _, made, _ = real
@@ -126,6 +129,7 @@ def test_ply_poses_and_tracks_are_in_one_frame(real):
     assert np.median(off) < 1.0 and off.max() < 8.0  # pixels
 
 
+@pytest.mark.slow
 def test_a_second_run_does_nothing(real):
     config, made, _ = real
     before = (made.scene / "transforms.json").stat().st_mtime_ns
@@ -135,6 +139,7 @@ def test_a_second_run_does_nothing(real):
     assert (made.scene / "transforms.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_lost_results_and_changed_options_redo_what_is_needed(real):
     config, made, _ = real
     (made.scene / "transforms.json").unlink()
@@ -145,6 +150,7 @@ def test_lost_results_and_changed_options_redo_what_is_needed(real):
     assert redone.skipped == ["photos", "features"] and redone.registered == 6
 
 
+@pytest.mark.slow
 def test_interrupted_work_continues_where_it_stopped(real, tmp_path, monkeypatch):
     """Stopped after four of six photos' features, then while matching: nothing is done twice."""
     config = PrepareConfig(real[0].images, tmp_path / "scene", threads=1)

@@ -79,6 +79,7 @@ def pipe_inputs(rgb: Tensor, depth: Tensor):
     return RepairInputs(rgb[None], depth[None], None, [], None, True)
 
 
+@pytest.mark.slow
 def test_seeds_change_what_is_unsure_and_nothing_else(pipe, holey):
     first, again, second = (drawn(pipe, holey, seed) for seed in (0, 0, 1))
     assert torch.equal(first.rgb, again.rgb)

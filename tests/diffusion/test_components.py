@@ -19,6 +19,7 @@ def classes(folder: Path) -> dict[str, list[str]]:
     return {name: entry for name, entry in index.items() if isinstance(entry, list) and isinstance(entry[0], str)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("configuration", [BOTH, OFFICIAL], ids=lambda c: c.name)
 def test_saved_folders_name_the_public_path(configuration, tmp_path):
     pipe = tiny_pipeline(configuration)

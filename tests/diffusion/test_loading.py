@@ -57,6 +57,7 @@ def test_a_file_of_something_else_is_named(folder):
     assert "no safetensors file" in refusal(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["drop", "add", "reshape"])
 def test_foreign_tensors_are_refused_instead_of_loaded_at_random(folder, change):
     file = folder / "resampler" / WEIGHTS
@@ -112,6 +113,7 @@ def test_an_unknown_name_is_answered_with_what_there_is():
     assert "'no-such-weights'" in text and "hub id" in text
 
 
+@pytest.mark.slow
 def test_bundled_weights_are_found_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "BUNDLED", tmp_path)
     pipe = tiny_pipeline(LITE)
@@ -132,6 +134,7 @@ def test_offline_a_hub_id_ends_in_one_line(monkeypatch, tmp_path):
         assert part in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error", [hub_errors.LocalEntryNotFoundError("no net\nstack"), OSError("no route to host"), ValueError("bad id")]
 )

@@ -28,6 +28,7 @@ def assert_valid(output: Any, frames: int, height: int, width: int) -> None:
         assert torch.isfinite(values).all() and values.min() >= 0 and values.max() <= 1
 
 
+@pytest.mark.slow
 @BOTH
 def test_saved_and_loaded_it_returns_the_same_bits(pipes, configuration, tmp_path):
     pipe = pipes[configuration.name]
@@ -41,6 +42,7 @@ def test_saved_and_loaded_it_returns_the_same_bits(pipes, configuration, tmp_pat
         assert torch.equal(before.rgb, after.rgb) and torch.equal(before.disparity, after.disparity)
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 def test_a_batch_equals_single_runs(pipes, configuration, strength):
@@ -58,6 +60,7 @@ def test_a_batch_equals_single_runs(pipes, configuration, strength):
         assert (batch.disparity[i] - single.disparity).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 @BOTH
 def test_chunks_and_separate_passes_change_nothing(pipes, configuration):
     pipe = pipes[configuration.name]
@@ -68,6 +71,7 @@ def test_chunks_and_separate_passes_change_nothing(pipes, configuration):
     assert difference(repaired(pipe, **kwargs, batch_guidance=False), whole) < 1e-5
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize(("frames", "height", "width"), [(1, 16, 24), (2, 1, 1), (3, 17, 9), (5, 30, 50)])
 def test_any_size(pipes, configuration, frames, height, width):
@@ -110,6 +114,7 @@ def test_numpy_uint8_and_lists_are_taken(pipes):
     assert np.allclose(a.rgb.numpy(), b.rgb, atol=1e-6)
 
 
+@pytest.mark.slow
 @BOTH
 def test_every_reference_counts_and_their_order_does_not(pipes, configuration):
     pipe = pipes[configuration.name]
@@ -124,6 +129,7 @@ def test_every_reference_counts_and_their_order_does_not(pipes, configuration):
     assert difference(twice, first) < 1e-5
 
 
+@pytest.mark.slow
 def test_alpha_reaches_the_lite_network_only(pipes):
     c = clip()
     alpha = (c["depth"] > 0).float()
@@ -154,6 +160,7 @@ def test_guidance_off_means_one_branch(pipes):
         hook.remove()
 
 
+@pytest.mark.slow
 def test_the_unconditional_context_is_computed_once_for_given_weights():
     pipe = tiny_pipeline(OFFICIAL)
     calls = []
@@ -172,6 +179,7 @@ def test_the_unconditional_context_is_computed_once_for_given_weights():
     assert difference(first, changed) > 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("few_step", [True, False])
 def test_low_strength_keeps_what_was_seen(pipes, few_step):
     pipe = tiny_pipeline()
@@ -238,6 +246,7 @@ def test_a_model_of_rgb_alone():
     assert output.rgb.shape == (3, 16, 24, 3) and output.disparity is None
 
 
+@pytest.mark.slow
 def test_bfloat16_networks_with_a_float32_schedule():
     pipe = tiny_pipeline().to(torch.bfloat16)
     dtypes = set()

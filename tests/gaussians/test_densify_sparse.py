@@ -37,6 +37,7 @@ def test_minimum_counts_are_the_official_ones():
     assert [densifier.min_visible(k) for k in (1100, 2000, 5000, 7000)] == [61, 70, 100, 100]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [GradientDensifier, SparsityAwareDensifier])
 def test_events_of_the_official_sparse_run(kind):
     densifier = kind(start=100, stop=5000, every=500, reset_every=3100)

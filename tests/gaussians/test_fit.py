@@ -44,6 +44,7 @@ def error(fit: Fit, views) -> float:
     return sum(float(losses.l1(fit.render(view.camera).color, view.rgb)) for view in views) / len(views)
 
 
+@pytest.mark.slow
 def test_the_fit_learns_its_photos(views, points):
     fit = fit_of(views, points)
     errors = [error(fit, views)] + [error(fit, views) for _ in snapshots(fit, (120, 40))]

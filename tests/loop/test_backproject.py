@@ -149,6 +149,7 @@ def test_cap_and_room_keep_the_most_believed():
     assert expand([], 1.0, 5, Taker(given, 0, 9), 0) == 0
 
 
+@pytest.mark.slow
 def test_a_round_hands_new_splats_over():
     given = []
     config = LoopConfig(frames=8, clip_length=4, trajectories=("orbit",), expand=300)

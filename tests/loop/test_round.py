@@ -60,6 +60,7 @@ def test_repairer_gets_clips_and_the_nearest_photo(around):
     assert {f.provenance.fingerprint for f in state.pool.frames} == {"f00"}
 
 
+@pytest.mark.slow
 def test_pool_stays_bounded_and_new_views_replace_like_ones(around):
     config = replace(SMALL, pool=25)
     state = LoopState(GeneratedViews(config.pool))
@@ -111,6 +112,7 @@ def test_progress_is_shown_where_asked_for(around):
     assert "round 1: identity, clip" in console.file.getvalue()
 
 
+@pytest.mark.slow
 def test_in_a_log_a_round_is_never_silent_for_long(around, monkeypatch):
     """One line at the start; more where a clip takes long."""
     monkeypatch.setattr(progress, "SILENCE", 0.05)
@@ -131,6 +133,7 @@ def test_in_a_log_a_round_is_never_silent_for_long(around, monkeypatch):
     assert any(line.startswith("round 1: slow, clip 6 of 6, ") for line in lines)
 
 
+@pytest.mark.slow
 def test_state_survives_a_checkpoint(around, tmp_path):
     state = LoopState(GeneratedViews(SMALL.pool))
     Loop(SMALL, EchoRepairer(), 0, state).round(1000, ball, captured(around))

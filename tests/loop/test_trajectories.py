@@ -36,6 +36,7 @@ def assert_rigid(path: list[Camera], template: Camera):
         torch.testing.assert_close(camera.K, template.K)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 25), st.floats(0.3, 2), st.floats(0, 1))
 def test_every_path_is_made_of_rigid_poses(seed, count, n, radius, phase):

@@ -73,6 +73,7 @@ def results(path: Path) -> dict[str, float]:
     return json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no valid JSON"))["results"]
 
 
+@pytest.mark.slow
 def test_eval_writes_metrics_and_pictures_without_lpips(run, tmp_path, no_lpips, capsys):
     ComputePSNR(run, tmp_path / "metrics.json", tmp_path / "pictures").main()
     found = results(tmp_path / "metrics.json")
@@ -80,6 +81,7 @@ def test_eval_writes_metrics_and_pictures_without_lpips(run, tmp_path, no_lpips,
     assert len(list((tmp_path / "pictures").glob("eval_img_*.png"))) == 2  # 12 photos, every 8th held out
 
 
+@pytest.mark.slow
 def test_eval_psnr_is_that_of_the_written_pictures(run, tmp_path, no_lpips):
     """Independent oracle: ground truth and render side by side in one PNG."""
     ComputePSNR(run, tmp_path / "metrics.json", tmp_path / "pictures").main()
@@ -90,6 +92,7 @@ def test_eval_psnr_is_that_of_the_written_pictures(run, tmp_path, no_lpips):
     assert results(tmp_path / "metrics.json")["psnr"] == pytest.approx(np.mean(values), abs=0.05)
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_its_quality_and_with_commands_to_paste(trained, tmp_path, no_lpips):
     run, said = trained
     ComputePSNR(run, tmp_path / "metrics.json").main()
@@ -101,6 +104,7 @@ def test_a_run_ends_with_its_quality_and_with_commands_to_paste(trained, tmp_pat
     assert all(command[command.index("--load-config") + 1] == str(run) for command in commands)
 
 
+@pytest.mark.slow
 @needs_ffmpeg
 def test_render_dataset_interpolate_and_camera_path(run, tmp_path):
     names = ["rgb", "depth", "normal", "accumulation"]
@@ -132,6 +136,7 @@ def test_render_dataset_interpolate_and_camera_path(run, tmp_path):
     assert Image.open(frames[0]).size == (32, 24)
 
 
+@pytest.mark.slow
 def test_export_gaussian_splat(run, tmp_path):
     """The PLY holds the model's own numbers, in the columns that splat viewers read."""
     ExportGaussianSplat(load_config=run, output_dir=tmp_path).main()
@@ -143,6 +148,7 @@ def test_export_gaussian_splat(run, tmp_path):
     assert (vertex["scale_2"] < vertex["scale_0"]).all()
 
 
+@pytest.mark.slow
 def test_export_cameras(run, tmp_path):
     ExportCameraPoses(load_config=run, output_dir=tmp_path).main()
     found = json.loads((tmp_path / "transforms_train.json").read_text())
@@ -153,12 +159,14 @@ def test_export_cameras(run, tmp_path):
     assert len(json.loads((tmp_path / "transforms_eval.json").read_text())) == 2
 
 
+@pytest.mark.slow
 def test_exporters_of_fields_name_the_command_that_works(run, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["ns-export", "tsdf", "--load-config", str(run)])
     with pytest.raises(UserError, match="genfusion-mesh --load-config"):
         ExportTSDFMesh(load_config=run, output_dir=tmp_path).main()
 
 
+@pytest.mark.slow
 def test_export(run, tmp_path):
     path = tmp_path / "room.ply"
     export.run(export.Export(load_config=run, output=path, provenance=True))
@@ -169,6 +177,7 @@ def test_export(run, tmp_path):
     assert [p.name for p in theirs.properties] == [p.name for p in ours.properties][:-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -183,6 +192,7 @@ def test_export_says_what_is_wrong(run, arguments, words, capsys):
     assert words in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_mesh(run, tmp_path):
     mesh.run(mesh.MeshArguments(load_config=run, output=tmp_path / "room.ply", voxel_size=0.08))
     found = o3d.io.read_triangle_mesh(str(tmp_path / "room.ply"))
@@ -198,6 +208,7 @@ def test_solid_box_leaves_out_faint_and_stray_splats():
     assert torch.allclose(box, torch.tensor([[-0.98] * 3, [0.98] * 3]), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -213,6 +224,7 @@ def test_mesh_says_what_is_wrong(run, arguments, words, capsys):
     assert words in capsys.readouterr().err.replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_loading_a_run_without_checkpoint_says_so(run, tmp_path):
     (tmp_path / "config.yml").write_text(run.read_text())
     with pytest.raises(ValueError, match="holds no checkpoint yet"):

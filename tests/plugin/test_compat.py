@@ -16,6 +16,7 @@ from genfusion_ns.errors import UserError
 from genfusion_ns.plugin import compat
 
 
+@pytest.mark.slow
 def test_numpy_scalars_in_old_checkpoints_load(tmp_path):
     """In a process of its own, since the mend acts on the whole process: refused before, loaded after."""
     torch.save({"lr": np.float64(1e-3)}, tmp_path / "old.ckpt")

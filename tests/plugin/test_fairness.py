@@ -65,6 +65,7 @@ def trained(config: Any) -> Any:
     return trainer.pipeline
 
 
+@pytest.mark.slow
 def test_held_out_photos_and_poses_change_nothing_but_the_metrics(scene, tmp_path, monkeypatch):
     """First points, paths, generated views and finished splats are the same to the last bit."""
     spoilt = Path(shutil.copytree(scene, tmp_path / "spoilt"))
@@ -127,6 +128,7 @@ def test_only_the_leaky_modes_see_where_held_out_photos_put_the_points(tmp_path,
     assert Row("", "", "", "3", "2dgs", None, None, 0, initial_points=mode).leaks == (not same)
 
 
+@pytest.mark.slow
 def test_masked_rows_train_on_windows_and_are_evaluated_on_full_frames(scene, tmp_path):
     config = tiny(trainer_config(row(scene, split="masked", method="2dgs", width=None), tmp_path))
     config.set_timestamp()
@@ -144,6 +146,7 @@ def test_masked_rows_train_on_windows_and_are_evaluated_on_full_frames(scene, tm
     assert not names[0] & names[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["-no-expansion", "-no-densifier", "-neither"])
 def test_ablation_rows_train(scene, tmp_path, end, monkeypatch):
     config = tiny(trainer_config(row(scene, method=f"genfusion-identity{end}"), tmp_path))

@@ -85,6 +85,7 @@ def test_resume_continues_bit_for_bit(eventful, train, monkeypatch, saved):
     assert_same(final_state(whole), final_state(second))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_step_and_nothing_is_lost(eventful, train, monkeypatch, capsys, signum):
     """The step that is under way is finished and saved; the resumed run ends like one that was never stopped."""
@@ -154,6 +155,7 @@ class Slow(IdentityRepairer):
         return super().repair(clip, reference)
 
 
+@pytest.mark.slow
 def test_the_eta_counts_the_rounds_to_come_and_no_round_twice(eventful, train, monkeypatch, capsys):
     """Nerfstudio's counts a round as a slow step, of which it takes all to come to be; and no round before it."""
     monkeypatch.setitem(base._FACTORIES, "slow", f"{__name__}:Slow")
@@ -176,6 +178,7 @@ def test_the_eta_counts_the_rounds_to_come_and_no_round_twice(eventful, train, m
     assert said.count(" to go.") == 3 and "round 1: choosing views" in said
 
 
+@pytest.mark.slow
 def test_rounds_on_demand_and_paused_and_a_resume_after_them(scene, make_config, train, monkeypatch):
     """The panel's button and box act on the training thread's next step; what they did is in the checkpoint."""
 
@@ -218,6 +221,7 @@ def test_rounds_on_demand_and_paused_and_a_resume_after_them(scene, make_config,
     assert_same(final_state(first), final_state(second))
 
 
+@pytest.mark.slow
 def test_checkpoint_is_plain_and_whole(scene, make_config, train):
     config = make_config(scene, max_num_iterations=4)
     train(config)
@@ -230,6 +234,7 @@ def test_checkpoint_is_plain_and_whole(scene, make_config, train):
     assert "numpy" not in text and "float64(" not in text
 
 
+@pytest.mark.slow
 def test_finished_run_is_not_trained_on(scene, make_config, train, capsys):
     config = make_config(scene, max_num_iterations=4)
     trainer = train(config)

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from tiny_networks import tiny_pipeline
 
@@ -36,6 +37,7 @@ def whole_loop(config, weights: Path) -> None:
     densifier.grow_grad2d, densifier.visible_base, densifier.visible_cap = 1e-6, 2, 4
 
 
+@pytest.mark.slow
 def test_the_whole_loop_with_random_weights(scene, make_config, train, tmp_path, monkeypatch):
     # they paint noise, which the loop would rightly refuse, or take back
     monkeypatch.setattr(refine, "contradiction", lambda *_: (0.0, 1.0))

@@ -41,6 +41,7 @@ def check(scene, rasterizer):
     return r.color.detach()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rasterizer", BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(data=st.data())
@@ -57,6 +58,7 @@ def test_any_value_anywhere(rasterizer, dtype, data):
     check(scene, rasterizer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rasterizer", BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
@@ -134,6 +136,7 @@ def test_camera_inside_the_cloud(rasterizer, dtype):
     check(replace(scene, means=scene.means - scene.means.mean(0)), rasterizer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rasterizer", BACKENDS)
 @pytest.mark.parametrize("channels", [None, 2, 5])
 def test_no_gaussians_at_all(rasterizer, channels):

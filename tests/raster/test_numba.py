@@ -67,6 +67,7 @@ def test_single_precision_images():
         assert difference.max() < 0.02 and difference.mean() < 1e-5, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [None, 5])
 def test_gradcheck(channels):
     scene = random_scene(5, 5, width=11, height=9, channels=channels, size=0.5)
@@ -94,6 +95,7 @@ def _same(a, b):
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [None, 5])
 def test_bitwise_repeatable_for_any_number_of_threads(channels):
     scene = random_scene(3000, 6, width=100, height=70, size=0.1, channels=channels).to(F32)

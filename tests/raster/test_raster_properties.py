@@ -61,6 +61,7 @@ def test_moving_splats_and_camera_together_changes_nothing(rasterizer, seed):
         torch.testing.assert_close(getattr(after, name), expected, atol=1e-8, rtol=0, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rasterizer", BACKENDS)
 @given(seed=SEEDS)
 @FEW

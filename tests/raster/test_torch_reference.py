@@ -117,6 +117,7 @@ def test_tilted_splat_is_foreshortened():
     torch.testing.assert_close(normal, -expected, atol=1e-9, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_matches_brute_force(seed):
     scene = random_scene(200, seed, width=35, height=18, channels=2, size=0.15)

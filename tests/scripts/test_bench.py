@@ -69,6 +69,7 @@ def test_depth_of_photos(capsys):
     assert 0 < few["min_ms"] <= few["median_ms"] <= few["max_ms"]
 
 
+@pytest.mark.slow
 def test_a_plan_alone_runs_nothing(monkeypatch):
     import repair
 

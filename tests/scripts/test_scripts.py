@@ -76,6 +76,7 @@ def fake_python(folder: Path, on_pip: str) -> Path:
     return program
 
 
+@pytest.mark.slow
 def test_setup_stamp_follows_the_recipe(spaced_copy, tmp_path):
     """A finished environment counts as up to date until a file that it was made from changes; nothing is installed."""
     venv = tmp_path / "a venv"
@@ -101,6 +102,7 @@ def test_setup_stamp_follows_the_recipe(spaced_copy, tmp_path):
     assert len(pip_calls.read_text()) > len(calls)
 
 
+@pytest.mark.slow
 def test_setup_fails_with_a_reason_when_pip_fails(spaced_copy, tmp_path):
     fake = fake_python(tmp_path, "[[ $3 != install ]] || { echo no such index; exit 1; }")
     venv = tmp_path / "venv"

@@ -32,6 +32,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(scene, tmp_path):  # noqa: F811
     assert json.loads((tmp_path / "b" / "config.json").read_text())["steps"] == 6
 
 
+@pytest.mark.slow
 def test_a_run_may_begin_with_weights_of_another(scene, tmp_path):  # noqa: F811
     train(config(scene, tmp_path / "first", steps=1))
     start = tmp_path / "first" / "stereo.safetensors"
@@ -40,6 +41,7 @@ def test_a_run_may_begin_with_weights_of_another(scene, tmp_path):  # noqa: F811
         assert torch.equal(network.state_dict()[name], value), name
 
 
+@pytest.mark.slow
 def test_steps_lower_the_loss_on_their_own_batch(scene):  # noqa: F811
     torch.manual_seed(0)
     network, batch = StereoNetwork(), make_batch([scene], 0, 0, 2, SMALL_SIZES[:1])
@@ -55,6 +57,7 @@ def test_steps_lower_the_loss_on_their_own_batch(scene):  # noqa: F811
     assert 0 <= logs["within5"] <= logs["within10"] <= 1
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_changes_nothing(scene, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(run, "stereo_loss", lambda output, batch: (output.fine.sum() * torch.nan, {}))
     trained = train(config(scene, tmp_path, steps=2))

@@ -29,6 +29,7 @@ def quick(brief, estimator, monkeypatch):
     monkeypatch.setattr("genfusion_ns.commands.make_fits.Recipe", lambda **given: TINY)
 
 
+@pytest.mark.slow
 def test_the_command_makes_fits_and_goes_on_where_it_was(scenes, tmp_path, quick):
     run(MakeFits(scenes, tmp_path, fits=1))
     first = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}

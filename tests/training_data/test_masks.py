@@ -67,6 +67,7 @@ def test_moving_windows_move():
     assert len(set(boxes(moving_masks(3, 32, 160, 96)))) > 10
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(seeds, sizes, st.sampled_from([0.1, 0.25, 0.5]))
 def test_polygons_show_about_their_share_and_no_more(seed, size, share):

@@ -49,6 +49,7 @@ def run(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:
     return status, captured.out, captured.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", [["repair"], []])
 def test_it_repairs_a_clip_as_the_pipeline_does(monkeypatch, capsys, npz, weights, tmp_path, word):
     out = tmp_path / "out"
@@ -72,6 +73,7 @@ def test_it_repairs_a_clip_as_the_pipeline_does(monkeypatch, capsys, npz, weight
     assert list(out.glob("side_by_side.mp4")) or list(out.glob("side_by_side.gif"))
 
 
+@pytest.mark.slow
 def test_a_clip_without_depth_says_what_to_expect(monkeypatch, capsys, weights, tmp_path):
     c = clip(0, FRAMES, HEIGHT, WIDTH)
     np.savez(tmp_path / "clip.npz", rgb=c["rgb"].numpy(), reference=c["references"][0].numpy())
@@ -84,6 +86,7 @@ def test_a_clip_without_depth_says_what_to_expect(monkeypatch, capsys, weights, 
     assert "Loading pipeline" not in error and "torch_dtype" not in error
 
 
+@pytest.mark.slow
 def test_a_folder_of_frames_at_another_size_with_a_photo(monkeypatch, capsys, weights, tmp_path):
     frames = tmp_path / "frames"
     frames.mkdir()
@@ -99,6 +102,7 @@ def test_a_folder_of_frames_at_another_size_with_a_photo(monkeypatch, capsys, we
         assert image.size == (32, 24)
 
 
+@pytest.mark.slow
 def test_long_clips_are_repaired_window_by_window(monkeypatch, capsys, npz, weights, tmp_path):
     status, _, _ = run(
         monkeypatch,
@@ -121,6 +125,7 @@ def test_long_clips_are_repaired_window_by_window(monkeypatch, capsys, npz, weig
     assert np.allclose(rgb, torch.cat(parts).numpy(), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_window_beyond_the_budget_is_shortened_and_told(monkeypatch, capsys, weights, tmp_path):
     arrays = {key: value.numpy() for key, value in clip(0, 8, HEIGHT, WIDTH).items()}
     arrays["reference"] = arrays.pop("references")
@@ -148,6 +153,7 @@ def test_windows_give_every_frame_once(frames, length):
     assert covered == list(range(frames))
 
 
+@pytest.mark.slow
 def test_only_the_plan(monkeypatch, capsys, npz, tmp_path):
     status, text, _ = run(
         monkeypatch,
@@ -158,12 +164,14 @@ def test_only_the_plan(monkeypatch, capsys, npz, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_random_weights_are_labelled(monkeypatch, capsys, npz, tmp_path):
     monkeypatch.setitem(configurations.CONFIGURATIONS, LITE.name, LITE)
     status, text, _ = run(monkeypatch, capsys, "--clip", npz, "--out", tmp_path / "out", "--random-weights", LITE.name)
     assert status == 0 and "RANDOM WEIGHTS" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

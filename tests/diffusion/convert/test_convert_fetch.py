@@ -39,6 +39,7 @@ def test_without_the_hub_the_message_says_what_to_download(monkeypatch):
         assert part in str(caught.value)
 
 
+@pytest.mark.slow
 def test_unknown_tensors_are_listed_or_ignored_as_asked(parity):
     shapes = {name: tuple(tensor.shape) for name, tensor in parity.weights().items()}
     shapes |= {"extra_head.weight": (2, 3), "extra_head.bias": (2,), "other.table": (5,)}
@@ -52,6 +53,7 @@ def test_unknown_tensors_are_listed_or_ignored_as_asked(parity):
     assert plan.ignored["ignored as asked"] == ["extra_head.weight", "extra_head.bias", "other.table"]
 
 
+@pytest.mark.slow
 def test_a_network_s_own_tensors_cannot_be_ignored_away(parity):
     shapes = {name: tuple(tensor.shape) for name, tensor in parity.weights().items()}
     plan = make_plan(shapes, Hints(**{**vars(parity.hints()), "ignore": ("*",)}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -83,6 +84,7 @@ def official_shapes(unet: RGBDVideoUNet) -> dict[str, tuple[int, ...]]:
     return names
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(
     widths=st.lists(st.sampled_from([32, 64, 96]), min_size=1, max_size=4),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from parity_data import SLACK, Parity, gap
 from transformers import CLIPVisionModel
@@ -13,6 +14,7 @@ from diffusion.models.resampler import Resampler
 TOLERANCE = 5e-6 * SLACK
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_tokens_are_the_official_ones(parity: Parity, image_encoder: CLIPVisionModel) -> None:
     io = parity.io("tiny_clip_image_io")

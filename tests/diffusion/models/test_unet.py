@@ -22,6 +22,7 @@ from diffusion.models.unet import RGBDVideoUNet
 TOLERANCE = 2e-6 * SLACK
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["ref256", "text77", "acts"])
 @torch.no_grad()
 def test_output_is_the_official_one(case: str, parity: Parity, unet: RGBDVideoUNet) -> None:

@@ -34,6 +34,7 @@ def test_clips_are_the_official_ones_for_every_chunk(parity: Parity, vae: Autoen
     assert gap(decode_clip(vae, io["video.latents"], chunk), io["video.decoded"]) < 1e-5 * SLACK
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_weights_under_ldm_names(parity: Parity, tmp_path: Path) -> None:
     """Original DynamiCrafter files name the autoencoder's tensors so; here as part of a whole checkpoint."""

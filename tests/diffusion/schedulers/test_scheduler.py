@@ -128,6 +128,7 @@ def sample(scheduler: Scheduler, steps: int, x: Tensor, velocity: Any, seed: int
     return x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 2, 4, 8, 25, 50])
 @pytest.mark.parametrize("name", all_schedulers())
 @pytest.mark.parametrize("base", [0.7, 1.0])

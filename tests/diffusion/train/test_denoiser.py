@@ -197,6 +197,7 @@ def config(tmp_path, monkeypatch, **changes) -> DenoiserConfig:
     return DenoiserConfig(fits=tmp_path / "fits", fusion=tmp_path / "fusion", **given)
 
 
+@pytest.mark.slow
 def test_processes_that_make_batches_change_nothing(tmp_path, monkeypatch):
     here = denoiser.train(config(tmp_path, monkeypatch, output=tmp_path / "here"))
     ahead = denoiser.train(config(tmp_path, monkeypatch, output=tmp_path / "ahead", workers=1))
@@ -205,6 +206,7 @@ def test_processes_that_make_batches_change_nothing(tmp_path, monkeypatch):
         assert [key for key in a if not torch.equal(a[key], b[key])] == [], name
 
 
+@pytest.mark.slow
 def test_training_resumes_exactly_and_leaves_the_autoencoder_alone(tmp_path, monkeypatch):
     whole = denoiser.train(config(tmp_path, monkeypatch, output=tmp_path / "whole"))
     denoiser.train(config(tmp_path, monkeypatch, output=tmp_path / "parts", stop_after=2))

@@ -33,6 +33,7 @@ def config(weights, **changes) -> LoopConfig:
     return LoopConfig(repairer="diffusion", diffusion=DiffusionConfig(**options), frames=6, clip_length=4)
 
 
+@pytest.mark.slow
 def test_it_repairs_as_the_pipeline_itself_does(around, weights):
     told = []
     repairer = config(weights, guidance=2.0).make_repairer("cpu", told.append)
@@ -53,6 +54,7 @@ def test_it_repairs_as_the_pipeline_itself_does(around, weights):
     assert not torch.equal(other.rgb, repaired.rgb)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "loaded"), [(0, False), (None, True), (2, True)])
 def test_what_draws_is_not_loaded_where_frames_are_only_fused(around, tmp_path, steps, loaded):
     tiny_pipeline(BOTH).save_pretrained(tmp_path / "both")
@@ -83,6 +85,7 @@ def seen_clip(around):
     return with_photos(render_clip(ball, around[:2]), views, 2)
 
 
+@pytest.mark.slow
 def test_a_model_that_invents_is_believed_everywhere_and_its_disparity_has_no_unit(around, weights):
     repaired = config(weights).make_repairer().repair(seen_clip(around), torch.zeros(8, 8, 3))
     assert repaired.confidence.min() == 1 and not repaired.metric
@@ -111,6 +114,7 @@ def test_nothing_is_loaded_before_the_first_clip(weights):
     repairer.release()
 
 
+@pytest.mark.slow
 def test_fingerprints_tell_weights_apart(around, weights, tmp_path):
     tiny_pipeline(seed=1).save_pretrained(tmp_path / "other")
     clip, photo = render_clip(ball, around[:2]), torch.zeros(8, 8, 3)
@@ -143,6 +147,7 @@ def test_weights_are_looked_at_before_there_is_a_clip(weights, tmp_path):
             config(name).make_repairer().check_files()
 
 
+@pytest.mark.slow
 def test_mistakes_are_messages(around, weights):
     clip, photo = render_clip(ball, around[:2]), torch.zeros(8, 8, 3)
     with pytest.raises(UserError, match="repairer 'diffusion': there are no weights"):
@@ -151,12 +156,14 @@ def test_mistakes_are_messages(around, weights):
         config(weights, memory="1KiB").make_repairer().repair(clip, photo)
 
 
+@pytest.mark.slow
 def test_empty_renders_are_repaired_too(around, weights):
     clip = render_clip(ball, around[:2])
     empty = type(clip)(0 * clip.rgb, 0 * clip.depth, 0 * clip.alpha, clip.cameras)
     assert config(weights).make_repairer().repair(empty, torch.zeros(8, 8, 3)).rgb.isfinite().all()
 
 
+@pytest.mark.slow
 def test_a_round_releases_the_device_and_notes_the_weights(around, weights, monkeypatch):
     # random weights paint noise, which the loop would rightly refuse
     monkeypatch.setattr(refine, "contradiction", lambda *_: (0.0, 1.0))

@@ -172,6 +172,7 @@ def rounds(*splats, keeper=None, held=SPARED) -> LoopState:
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held", [SPARED, []], ids=["spared", "all train"])
 def test_good_rounds_are_accepted(held):
     state = rounds(spoiled(0.4), spoiled(0.3), spoiled(0.2), keeper=(keeper := Keeper()), held=held)
@@ -182,6 +183,7 @@ def test_good_rounds_are_accepted(held):
     assert state.retired == []
 
 
+@pytest.mark.slow
 def test_a_somewhat_bad_round_loses_weight_where_photos_were_spared():
     state = rounds(spoiled(0.2), spoiled(0.21), keeper=(keeper := Keeper()))
     assert state.reports[0].outcome == "lowered"
@@ -192,6 +194,7 @@ def test_a_somewhat_bad_round_loses_weight_where_photos_were_spared():
     assert rounds(spoiled(0.2), spoiled(0.21), held=[]).reports[0].outcome == "accepted"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held", [SPARED, []], ids=["spared", "all train"])
 def test_a_bad_round_is_taken_back_and_the_next_one_trusted_less(caplog, held):
     stages = [spoiled(amount) for amount in (0.2, 0.2, 0.4, 0.2)]
