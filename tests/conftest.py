@@ -2,26 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-import sys
 from pathlib import Path
 
 import pytest
-
-
-def frames_without_source(context: int = 1) -> list[inspect.FrameInfo]:
-    """What `inspect.stack` returns, less the source lines. Nerfstudio asks 26 times who imports it; to find the source
-    of every frame of pytest took half of the time that collecting the tests did."""
-    frame, found = sys._getframe(1), []
-    while frame is not None:
-        code = frame.f_code
-        found.append(inspect.FrameInfo(frame, code.co_filename, frame.f_lineno, code.co_name, None, None))
-        frame = frame.f_back
-    return found
-
-
-inspect.stack = frames_without_source
 
 
 @pytest.fixture(scope="session")
