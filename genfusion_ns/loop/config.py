@@ -83,6 +83,8 @@ class LoopConfig:
     with fewer, rounds are judged only by whether their clips contradict the photos. 0 never holds any out."""
     max_side: int = 960
     """Generated views are at most this wide or high, in pixels; GenFusion's 960 x 512."""
+    pool: int = 256
+    """Most generated views kept; beyond it the lightest leave, the oldest first. 256 of 960 x 512 take 0.8 GB."""
 
     BOUNDS: ClassVar[Bounds] = {
         "start": NATURAL,
@@ -95,6 +97,7 @@ class LoopConfig:
         "expand": NATURAL,
         "hold_out_from": NATURAL,
         "max_side": Bound(16),
+        "pool": COUNT,
     }
 
     def scaled_to(self, max_iterations: int, reference: int = 7000) -> LoopConfig:

@@ -26,7 +26,7 @@ from genfusion_ns.loop.safety import Prober
 from genfusion_ns.loop.state import LoopState, RoundReport
 from genfusion_ns.loop.supervision.gate import gather, held_out, judge_last_round, trust
 from genfusion_ns.loop.supervision.refine import RefinedClip, RefinedFrame, refine_clip, with_photos
-from genfusion_ns.loop.view_buffer import GeneratedFrame, Provenance
+from genfusion_ns.loop.view_buffer import GeneratedFrame, GeneratedViews, Provenance
 from genfusion_ns.raster.api import Render
 from genfusion_ns.seeding import seed_of
 
@@ -56,7 +56,7 @@ class Loop:
         state: LoopState | None = None,
     ) -> None:
         self.config, self.seed = config, seed
-        self.state = LoopState() if state is None else state
+        self.state = LoopState(GeneratedViews(config.pool)) if state is None else state
         self._repairer = repairer
 
     @property
@@ -121,22 +121,24 @@ class Loop:
         work = _Round(render, captured, seen, self.config, self.repairer, k, self.seed, self.state.round, watch)
         clips, frames = self._repaired(work, console)
         standing = trust([report.outcome for report in self.state.reports])
-        admitted = self.state.pool.take([replace(f, weight=f.weight * standing) for f in frames])
+        admission = self.state.admit([replace(f, weight=f.weight * standing) for f in frames], seen.unit)
         before, added = None, 0
-        if admitted:  # else no frame would teach what else is added
-            novel = [frame.camera for frame in self.state.pool.frames]
-            before = asdict(gather(render, _judges(captured, held)[0], novel))
+        if admission.entered:  # else no frame would teach what else is added
+            before = asdict(gather(render, _judges(captured, held)[0], self.state.pool.of_round(work.number)))
             added = self._expand(work, splats)
         report = RoundReport(
             round=work.number,
             step=k,
-            admitted=admitted,
+            admitted=admission.entered,
+            evicted=admission.evicted,
+            pool=len(self.state.pool),
             seconds=time.monotonic() - began,
             agreement=_mean([frame.agreement for frame in frames]),
-            refused=len(frames) - admitted,
+            refused=admission.refused,
+            replaced=admission.replaced,
             added=added,
             before=before,
-            outcome="open" if admitted else "refused" if clips and work.refused == len(clips) else "empty",
+            outcome="open" if admission.entered else "refused" if clips and work.refused == len(clips) else "empty",
             **work.figures(),
         )
         self.state.reports.append(report)

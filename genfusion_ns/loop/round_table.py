@@ -11,8 +11,8 @@ from genfusion_ns.loop.state import RoundReport
 
 _COLOURS = {"accepted": "green", "lowered": "yellow", "empty": "yellow", "open": "dim"}
 _LEGEND = """\
-clips: rendered / refused, since they contradict the photos. views: that teach until the next round / left out, since
-none of their pixels is believed. splats: added where surfaces were missing. cover: mean opacity of the renders.
+clips: rendered / refused, since they contradict the photos. views: new + replacing older ones / left out (too little
+weight, or an older one agrees better). splats: added where surfaces were missing. cover: mean opacity of the renders.
 agree: of the repaired views with the photos, 1 = fully."""
 _JUDGED = (
     "dB, sharp: PSNR at photos (those that do not train, where any are spared) and gradient of novel views, in %, "
@@ -51,7 +51,7 @@ def round_table(reports: Sequence[RoundReport]) -> Table:
             str(report.round + 1),
             str(report.step),
             f"{report.clips}/{report.clips_refused}",
-            f"{report.admitted}/{report.refused}",
+            f"{report.admitted - report.replaced}+{report.replaced}/{report.refused}",
             f"+{report.added}",
             f"{report.coverage:.2f}",
             f"{report.agreement:.2f}",

@@ -1,13 +1,14 @@
-"""The generated views of the newest round, each frame with where it came from."""
+"""The memory of generated views: a bounded pool, each frame with where it came from."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -17,9 +18,18 @@ from torch import Tensor
 from genfusion_ns.cameras import Camera
 from genfusion_ns.errors import UserError
 from genfusion_ns.files import LEFTOVERS, write_atomic
+from genfusion_ns.geometry import directions, positions
 from genfusion_ns.seeding import order_index
 
 _INDEX = "pool.json"
+ALIKE_DISTANCE = 0.05
+"""Two views are alike if their centres are closer than this, in scene extents, ..."""
+ALIKE_COSINE = math.cos(math.radians(5.0))
+"""... and their directions than this."""
+WORSE = 0.1
+"""A new frame whose agreement is lower by more than this does not replace an older one of its view."""
+LEAST_WEIGHT = 0.02
+"""A frame that weighs less is not worth the step that it would be rendered in."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,8 @@ class GeneratedFrame:
     """Where it came from."""
     agreement: float = 1.0
     """In [0, 1], how well it agrees with the captured views."""
+    id: int = -1
+    """Number within the pool, never used twice; -1 before it is admitted."""
 
     @classmethod
     def encode(
@@ -116,6 +128,7 @@ class GeneratedFrame:
     def record(self) -> dict[str, Any]:
         """The plain scalars of `state_dict`."""
         return {
+            "id": self.id,
             "width": self.camera.width,
             "height": self.camera.height,
             "weight": self.weight,
@@ -134,6 +147,7 @@ class GeneratedFrame:
             weight=state["weight"],
             agreement=state["agreement"],
             provenance=Provenance(**state["provenance"]),
+            id=state["id"],
         )
 
 
@@ -141,27 +155,83 @@ def _to_uint8(values: Tensor) -> Tensor:
     return (values.clamp(0, 1) * 255.0).round().to("cpu", torch.uint8)
 
 
+class Admission(NamedTuple):
+    """What became of a round's frames."""
+
+    entered: int
+    """New frames now in the pool (before the capacity was looked at)."""
+    refused: int
+    """New frames that weighed next to nothing, or agreed less with the captured views than an older one of almost the
+    same view."""
+    replaced: int
+    """Older frames that made room for such a new one."""
+    evicted: int
+    """Frames that had to leave a full pool."""
+
+
+def most_alike(camera: Camera, frames: Sequence[GeneratedFrame], unit: float) -> GeneratedFrame | None:
+    """The frame that shows almost the same view, within ALIKE_DISTANCE and ALIKE_COSINE; None if there is none."""
+    if not frames:
+        return None
+    cameras = [frame.camera for frame in frames]
+    distance = (positions(cameras) - camera.position.to("cpu")).norm(dim=-1) / unit
+    cosine = directions(cameras) @ camera.w2c[2, :3].to("cpu")
+    alike = (distance < ALIKE_DISTANCE) & (cosine > ALIKE_COSINE)
+    if not bool(alike.any()):
+        return None
+    return frames[int(torch.where(alike, distance + (1.0 - cosine), torch.inf).argmin())]
+
+
 @dataclass
 class GeneratedViews:
-    """The frames that teach: those of the newest round that had any. Older ones, made from worse splats, were worth
-    nothing beside them (docs/options.md)."""
+    """A bounded pool of generated frames."""
 
+    capacity: int
+    """Most frames kept; beyond it the lightest, and among equals the oldest, leave."""
     frames: list[GeneratedFrame] = field(default_factory=list)
-    """In the order of their clips."""
+    """By age, the oldest first."""
+    next_id: int = 0
+    """Number of the next frame."""
 
     def __len__(self) -> int:
         return len(self.frames)
 
-    def take(self, frames: Sequence[GeneratedFrame]) -> int:
-        """Replace the frames by those of a new round that weigh anything; without one, nothing changes. Returns how
-        many there are."""
-        entering = [frame for frame in frames if frame.weight > 0]
-        self.frames = entering or self.frames
-        return len(entering)
+    def admit(self, frames: Iterable[GeneratedFrame], unit: float = 1.0) -> Admission:
+        """Take the frames of one round in.
 
-    def reweigh(self, factor: float) -> None:
-        """Multiply all weights; with factor 0 the frames leave."""
-        self.frames = [replace(f, weight=f.weight * factor) for f in self.frames] if factor > 0 else []
+        Where an older frame shows almost the same view, the new one takes its place: it came from better splats, unless
+        it agrees less with the captured views. Frames that weigh less than LEAST_WEIGHT are not taken.
+
+        Args:
+            unit: the scene's extent, by which "almost the same" is measured.
+        """
+        older = list(self.frames)
+        entering, replaced, refused = [], set(), 0
+        for frame in frames:
+            rival = most_alike(frame.camera, [f for f in older if f.id not in replaced], unit)
+            if frame.weight < LEAST_WEIGHT or (rival is not None and rival.agreement > frame.agreement + WORSE):
+                refused += 1
+                continue
+            if rival is not None:
+                replaced.add(rival.id)
+            entering.append(replace(frame, id=self.next_id))
+            self.next_id += 1
+        self.frames = [f for f in older if f.id not in replaced] + entering
+        surplus = max(0, len(self.frames) - self.capacity)
+        leaving = {frame.id for frame in sorted(self.frames, key=lambda frame: (frame.weight, frame.id))[:surplus]}
+        self.frames = [frame for frame in self.frames if frame.id not in leaving]
+        return Admission(len(entering), refused, len(replaced), surplus)
+
+    def of_round(self, round: int) -> list[Camera]:
+        """The views of a round's frames that are still here."""
+        return [frame.camera for frame in self.frames if frame.provenance.round == round]
+
+    def reweigh(self, round: int, factor: float) -> int:
+        """Multiply the weights of a round's frames; those whose weight becomes 0 leave. Returns how many left."""
+        before = len(self.frames)
+        weighed = [replace(f, weight=f.weight * factor) if f.provenance.round == round else f for f in self.frames]
+        self.frames = [frame for frame in weighed if frame.weight > 0 or frame.provenance.round != round]
+        return before - len(self.frames)
 
     def pick(self, seed: int, step: int) -> GeneratedFrame:
         """The frame that serves a training step: a function of (seed, step) and of what is in the pool.
@@ -173,10 +243,15 @@ class GeneratedViews:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, as tensors and plain scalars that torch.load(weights_only=True) accepts."""
-        return {"frames": [frame.state_dict() for frame in self.frames]}
+        return {
+            "capacity": self.capacity,
+            "next_id": self.next_id,
+            "frames": [frame.state_dict() for frame in self.frames],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`."""
+        self.capacity, self.next_id = state["capacity"], state["next_id"]
         self.frames = [GeneratedFrame.from_state_dict(frame) for frame in state["frames"]]
 
     def save(self, folder: Path) -> None:
@@ -187,13 +262,14 @@ class GeneratedViews:
         """
         folder.mkdir(parents=True, exist_ok=True)
         records = []
-        for number, frame in enumerate(self.frames):
+        for frame in self.frames:
             data = save(frame.tensors(), metadata={"provenance": json.dumps(asdict(frame.provenance))})
-            name = f"frame_{number:06d}_{hashlib.blake2b(data, digest_size=6).hexdigest()}.safetensors"
+            name = f"frame_{frame.id:06d}_{hashlib.blake2b(data, digest_size=6).hexdigest()}.safetensors"
             if not (folder / name).exists():
                 write_atomic(folder / name, data)
             records.append({"file": name, **frame.record()})
-        write_atomic(folder / _INDEX, json.dumps({"frames": records}, indent=1).encode())
+        index = {"capacity": self.capacity, "next_id": self.next_id, "frames": records}
+        write_atomic(folder / _INDEX, json.dumps(index, indent=1).encode())
         kept = {record["file"] for record in records}
         for path in [*folder.glob("frame_*.safetensors"), *folder.glob(LEFTOVERS)]:  # of before, or of a kill
             if path.name not in kept:
@@ -212,7 +288,7 @@ class GeneratedViews:
             for record in index["frames"]:
                 tensors = load_file(folder / Path(record["file"]).name)
                 frames.append(GeneratedFrame.from_state_dict({**tensors, **record}))
-            return cls(frames)
+            return cls(index["capacity"], frames, index["next_id"])
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{folder} holds no readable pool of generated views ({error}); expected {_INDEX} and the frames that "

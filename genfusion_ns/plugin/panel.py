@@ -231,13 +231,13 @@ def round_steps_after(k: int, loop: LoopConfig, run_length: int) -> list[int]:
 
 
 def status_text(state: LoopState, coming: Sequence[int] | None) -> str:
-    """How the loop stands, in Markdown: rounds done, the next one's step, generated views, the last outcome.
+    """How the loop stands, in Markdown: rounds done, the next one's step, pool, the last outcome.
 
     Args:
         coming: steps of the rounds to come; None = nothing is trained.
     """
     following = "" if coming is None else f", next {f'at step {coming[0]}' if coming else 'none'}"
-    lines = [f"**rounds**: {len(state.reports)} done{following}", f"**teaching**: {len(state.pool)} generated views"]
+    lines = [f"**rounds**: {len(state.reports)} done{following}", f"**pool**: {len(state.pool)} generated views"]
     if state.reports:
         last = state.reports[-1]
         verdict = {"open": "not judged yet"}.get(last.outcome, last.outcome)

@@ -26,6 +26,7 @@ def log_round(report: RoundReport, sheet: Tensor | None, step: int, run_folder: 
         run_folder: the picture becomes rounds/round_001.png in it, numbered from 1 as in the log.
     """
     scalars = {
+        "pool size": report.pool,
         "coverage": report.coverage,
         "agreement": report.agreement,
         "admitted": report.admitted,

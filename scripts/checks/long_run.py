@@ -104,7 +104,7 @@ def config_of(args: Check, scene: Path, steps: int, loop: bool) -> GenFusionTrai
     config.machine.seed = data.seed = model.seed = args.seed
     data.max_seed_points, model.densifier.max_gaussians = MOST_SPLATS // 3, MOST_SPLATS
     reference = data.reference_iterations
-    data.loop.repairer, data.loop.max_side = args.repairer, max(SIZE)
+    data.loop.repairer, data.loop.pool, data.loop.max_side = args.repairer, MOST_FRAMES, max(SIZE)
     data.loop.start, data.loop.until = reference // 10, reference - reference // 20
     data.loop.every = max(1, (data.loop.until - data.loop.start) // ROUNDS) if loop else 0
     data.loop.frames, data.loop.clip_length, data.loop.expand = 16, 8, 500

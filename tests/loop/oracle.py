@@ -51,7 +51,7 @@ class EchoRepairer(IdentityRepairer):
         return replace(same, gain=torch.ones_like(same.disparity))
 
 
-SMALL = LoopConfig(frames=10, clip_length=4)
+SMALL = LoopConfig(frames=10, clip_length=4, pool=100)
 
 
 class Recorder(EchoRepairer):

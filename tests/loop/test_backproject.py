@@ -15,8 +15,9 @@ from genfusion_ns.loop.backproject import VOXEL, Points, expand, in_free_space, 
 from genfusion_ns.loop.captured import CapturedViews, SeenViews
 from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.round import Loop
-from genfusion_ns.loop.state import LoopState
+from genfusion_ns.loop.state import LoopState, RoundReport
 from genfusion_ns.loop.supervision.refine import RefinedFrame
+from genfusion_ns.loop.view_buffer import GeneratedViews
 
 CAPTURED = [aimed((3.0, y, 1.0)).resized(96, 72) for y in (-0.6, 0.0, 0.6)]
 SIDE = aimed((0.5, 3.0, 1.0)).resized(96, 72)
@@ -153,7 +154,7 @@ def test_a_round_hands_new_splats_over():
     given = []
     config = LoopConfig(frames=8, clip_length=4, trajectories=("orbit",), expand=300)
     views = CapturedViews([*CAPTURED, SIDE], lambda i: textured([*CAPTURED, SIDE][i]).color)
-    state = LoopState()
+    state = LoopState(GeneratedViews(99))
     repairer = OracleRepairer(textured, 0.02)
     report = Loop(config, repairer, 0, state).round(1, holed, views, splats=Taker(given, 1, 10_000))
     assert report.added == len(given[0]["means"]) > 50
@@ -166,16 +167,17 @@ def test_a_round_hands_new_splats_over():
 
 
 def test_a_round_of_which_no_view_is_kept_adds_no_splats():
-    """Frames that nobody believes do not teach; their surfaces would never be trained."""
+    """Frames that weigh next to nothing do not enter the pool; their surfaces would never be trained."""
 
     class Doubtful(OracleRepairer):
         def repair(self, clip, reference):
             repaired = super().repair(clip, reference)
-            return replace(repaired, confidence=torch.zeros_like(repaired.confidence))
+            return replace(repaired, confidence=torch.where(clip.alpha < 0.5, repaired.confidence, 0.0))
 
     given = []
     config = LoopConfig(frames=4, clip_length=4, trajectories=("orbit",), expand=300)
     views = CapturedViews([*CAPTURED, SIDE], lambda i: textured([*CAPTURED, SIDE][i]).color)
-    state = LoopState()
+    state = LoopState(GeneratedViews(99))
+    state.reports = [RoundReport(0, 1, 1, 0, 0, 0, 1.0, 0.0, 1.0, outcome="rolled back")] * 3  # frames weigh 1/64
     report = Loop(config, Doubtful(textured, 0.02), 0, state).round(1, holed, views, splats=Taker(given, 1, 10_000))
     assert (report.admitted, report.added, report.outcome) == (0, 0, "empty") and report.refused > 0 and not given

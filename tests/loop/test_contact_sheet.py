@@ -11,6 +11,7 @@ from genfusion_ns.loop.repairers.base import IdentityRepairer, RepairedClip, RGB
 from genfusion_ns.loop.round import CapturedViews, Loop
 from genfusion_ns.loop.state import LoopState
 from genfusion_ns.loop.supervision.refine import RefinedFrame
+from genfusion_ns.loop.view_buffer import GeneratedViews
 
 
 def clip(length: int, before: float, after: list[float], confidence: float = 1.0):
@@ -69,7 +70,7 @@ def test_a_round_shows_its_clips(around):
         seen.append(rendered)
         watch(rendered, refined)
 
-    report = Loop(config, Brightener(), 0, LoopState()).round(10, ball, captured, watch=watching)
+    report = Loop(config, Brightener(), 0, LoopState(GeneratedViews(100))).round(10, ball, captured, watch=watching)
     assert len(seen) == report.clips == 4
     before, after = watch.sheet().chunk(3)[:2]
     assert torch.equal(before[:, : seen[1].rgb.shape[2]], seen[1].rgb[0])

@@ -17,6 +17,7 @@ from genfusion_ns.loop.repairers.base import IdentityRepairer
 from genfusion_ns.loop.round import Loop
 from genfusion_ns.loop.state import LoopState
 from genfusion_ns.loop.supervision.view_loss import generated_view_loss
+from genfusion_ns.loop.view_buffer import GeneratedViews
 from genfusion_ns.raster.choose import choose_rasterizer
 from genfusion_ns.seeding import order_index
 
@@ -48,7 +49,7 @@ class Training:
             start=40, stop=170, every=40, reset_every=0, visible_base=10, visible_cap=20, max_gaussians=3000
         )
         self.statistics = self.densifier.initialize_state(len(xyz))
-        self.state = LoopState()
+        self.state = LoopState(GeneratedViews(loop.pool))
         arguments = self.params, self.optimizers, lambda: self.statistics, 0, 3000, {}
         self.splats = TrainedSplats(*arguments)
         self.rasterizer = choose_rasterizer("numba", "cpu")
@@ -131,7 +132,7 @@ def test_a_resumed_run_ends_with_the_same_splats():
                 )
             if training is parts and k == 90:
                 saved = training.state.state_dict()
-                training.state = LoopState()
+                training.state = LoopState(GeneratedViews(1))
                 training.state.load_state_dict(saved)
                 training.repairer = OracleRepairer(textured, 0.02)
     for name, p in whole.params.items():

@@ -46,6 +46,7 @@ def test_files_of_the_rounds_are_looked_at_before_training(tmp_path):
     [
         ({"frames": 0}, "loop.frames is 0; expected at least 1"),
         ({"clip_length": 0}, "loop.clip-length is 0; expected at least 1"),
+        ({"pool": 0}, "loop.pool is 0"),
         ({"max_side": 4}, "loop.max-side is 4; expected at least 16"),
         ({"weight": -1.0}, "loop.weight is -1.0"),
         ({"weight": math.nan}, "loop.weight is nan; expected at least 0"),

@@ -15,6 +15,7 @@ from genfusion_ns.geometry import positions
 from genfusion_ns.loop.plan import make_path, path_template, plan_round
 from genfusion_ns.loop.round import CapturedViews, Loop
 from genfusion_ns.loop.state import LoopState
+from genfusion_ns.loop.view_buffer import GeneratedViews
 
 
 def test_plan_covers_every_path_once(around):
@@ -55,7 +56,7 @@ def test_captured_poses_at_full_frame(around):
     recorder = Recorder()
     config = replace(SMALL, trajectories=("captured",))
     views = CapturedViews(windows, lambda i: ball(windows[i]).color, full=around)
-    state = LoopState()
+    state = LoopState(GeneratedViews(SMALL.pool))
     report = Loop(config, recorder, 0, state).round(1, ball, views)
     assert (report.clips, report.admitted) == (2, 7)
     cameras = [camera for clip, _ in recorder.seen for camera in clip.cameras]

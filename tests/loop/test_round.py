@@ -17,6 +17,7 @@ from genfusion_ns.loop.repairers.base import RepairedClip
 from genfusion_ns.loop.round import CapturedViews, Loop, render_clip
 from genfusion_ns.loop.state import LoopState
 from genfusion_ns.loop.supervision.view_loss import block_means, generated_view_loss
+from genfusion_ns.loop.view_buffer import GeneratedViews
 
 
 def captured(cameras) -> CapturedViews:
@@ -27,9 +28,9 @@ def captured(cameras) -> CapturedViews:
 
 
 def test_identity_round_admits_the_renders(around):
-    state = LoopState()
+    state = LoopState(GeneratedViews(SMALL.pool))
     report = Loop(SMALL, EchoRepairer(), 5, state).round(1000, ball, captured(around))
-    assert (report.round, report.step, report.clips, report.admitted, len(state.pool)) == (0, 1000, 6, 20, 20)
+    assert (report.round, report.step, report.clips, report.admitted, report.pool) == (0, 1000, 6, 20, 20)
     assert report.change == 0
     assert 0.05 < report.coverage < 0.9
     assert state.round == 1
@@ -46,7 +47,7 @@ def test_identity_round_admits_the_renders(around):
 
 def test_repairer_gets_clips_and_the_nearest_photo(around):
     recorder = Recorder()
-    state = LoopState()
+    state = LoopState(GeneratedViews(SMALL.pool))
     Loop(replace(SMALL, trajectories=("interpolate",)), recorder, 0, state).round(7, ball, captured(around))
     assert len(recorder.seen) == 3
     for clip, reference in recorder.seen:
@@ -60,12 +61,17 @@ def test_repairer_gets_clips_and_the_nearest_photo(around):
 
 
 @pytest.mark.slow
-def test_only_the_newest_round_teaches(around):
-    state = LoopState()
-    for k in (1000, 2000):
-        report = Loop(SMALL, EchoRepairer(), 0, state).round(k, ball, captured(around))
-    assert (report.admitted, report.refused, len(state.pool)) == (20, 0, 20)
-    assert {f.provenance.round for f in state.pool.frames} == {1}
+def test_pool_stays_bounded_and_new_views_replace_like_ones(around):
+    config = replace(SMALL, pool=25)
+    state = LoopState(GeneratedViews(config.pool))
+    for k in (1000, 2000, 3000):
+        Loop(config, EchoRepairer(), 0, state).round(k, ball, captured(around))
+        assert len(state.pool) <= 25
+    # the path between the photos is the same in each round, the other one is not
+    assert all(report.replaced >= 10 for report in state.reports[1:])
+    assert all(report.refused == 0 for report in state.reports)
+    newest = [f for f in state.pool.frames if f.provenance.trajectory == "interpolate"]
+    assert {f.provenance.round for f in newest} == {2}
 
 
 def test_round_takes_no_gradients_and_draws_no_global_numbers(around):
@@ -79,7 +85,7 @@ def test_round_takes_no_gradients_and_draws_no_global_numbers(around):
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    state = LoopState()
+    state = LoopState(GeneratedViews(SMALL.pool))
     Loop(SMALL, EchoRepairer(), 0, state).round(1, render, captured(around))
     assert torch.equal(torch.rand(1), expected)
 
@@ -92,7 +98,7 @@ def test_wrong_shapes_from_a_repairer_are_named(around):
             full = super().repair(clip, reference)
             return RepairedClip(full.rgb[:, ::2], full.disparity, full.confidence)
 
-    state = LoopState()
+    state = LoopState(GeneratedViews(SMALL.pool))
     with pytest.raises(ValueError, match="repairer 'halving' gave .*expected"):
         Loop(SMALL, Halving(), 0, state).round(1, ball, captured(around))
     assert len(state.pool) == 0
@@ -101,7 +107,7 @@ def test_wrong_shapes_from_a_repairer_are_named(around):
 
 def test_progress_is_shown_where_asked_for(around):
     console = Console(file=io.StringIO(), force_terminal=True, width=100)
-    state = LoopState()
+    state = LoopState(GeneratedViews(SMALL.pool))
     Loop(SMALL, EchoRepairer(), 0, state).round(1, ball, captured(around), console=console)
     assert "round 1: identity, clip" in console.file.getvalue()
 
@@ -119,7 +125,7 @@ def test_in_a_log_a_round_is_never_silent_for_long(around, monkeypatch):
             return super().repair(clip, reference)
 
     console = Console(file=io.StringIO(), width=100)
-    state = LoopState()
+    state = LoopState(GeneratedViews(SMALL.pool))
     Loop(SMALL, Slow(), 0, state).round(1, ball, captured(around), console=console)
     lines = console.file.getvalue().splitlines()
     assert lines[0] == "round 1: choosing views"
@@ -129,18 +135,18 @@ def test_in_a_log_a_round_is_never_silent_for_long(around, monkeypatch):
 
 @pytest.mark.slow
 def test_state_survives_a_checkpoint(around, tmp_path):
-    state = LoopState()
+    state = LoopState(GeneratedViews(SMALL.pool))
     Loop(SMALL, EchoRepairer(), 0, state).round(1000, ball, captured(around))
     torch.save(state.state_dict(), tmp_path / "loop.pt")
-    resumed = LoopState()
+    resumed = LoopState(GeneratedViews(1))
     resumed.load_state_dict(torch.load(tmp_path / "loop.pt", weights_only=True))
     assert resumed.reports == state.reports
     assert resumed.round == 1
     for run in (state, resumed):
         Loop(SMALL, EchoRepairer(), 0, run).round(2000, ball, captured(around))
-    assert len(state.pool) == len(resumed.pool) == 20
+    assert len(state.pool) == len(resumed.pool) >= 30
     for a, b in zip(state.pool.frames, resumed.pool.frames, strict=True):
-        assert a.provenance == b.provenance
+        assert a.id == b.id
         assert torch.equal(a.rgb, b.rgb)
 
 
@@ -156,7 +162,7 @@ def test_render_clip_stacks_and_clamps(around):
 
 
 def one_frame(around, weight: float = 1.0):
-    state = LoopState()
+    state = LoopState(GeneratedViews(SMALL.pool))
     Loop(SMALL, EchoRepairer(), 0, state).round(1, ball, captured(around))
     return replace(state.pool.frames[3], weight=weight)
 

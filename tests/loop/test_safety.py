@@ -15,6 +15,7 @@ from genfusion_ns.loop.repairers.base import IdentityRepairer
 from genfusion_ns.loop.round import Loop
 from genfusion_ns.loop.safety import SIDE, Prober
 from genfusion_ns.loop.state import LoopState
+from genfusion_ns.loop.view_buffer import GeneratedViews
 
 SMALL = LoopConfig(frames=12, clip_length=4, trajectories=("interpolate", "orbit"))
 
@@ -104,7 +105,7 @@ def test_a_round_of_which_no_pose_is_safe_is_a_round(around):
         view = textured(camera)
         return view if len(calls) <= len(far) else replace(view, depth=torch.full_like(view.depth, 1e-3))
 
-    state = LoopState()
+    state = LoopState(GeneratedViews(99))
     orbit = replace(SMALL, trajectories=("orbit",))
     report = Loop(orbit, IdentityRepairer(), 0, state).round(1, closing_in, captured(far))
     assert (report.clips, report.admitted, state.round) == (0, 0, 1)

@@ -131,7 +131,7 @@ def test_generated_views_are_served_while_lambda_is_positive(scene):
     size = camera.height, camera.width
     origin = Provenance("identity", "", "orbit", 0, 0, 1000, 0, 0)
     frame = GeneratedFrame.encode(camera, torch.zeros(*size, 3), torch.ones(*size, 1), torch.ones(*size, 1), origin)
-    views.loop_state.pool.take([frame])
+    views.loop_state.pool.admit([frame])
     assert views.next_generated(4000) is None and views.next_generated(6500) is None
     found = views.next_generated(5250)
     assert found is not None
@@ -162,11 +162,11 @@ def test_state_survives_a_plain_checkpoint(scene, tmp_path):
     origin = Provenance("identity", "", "orbit", 0, 0, 1000, 0, 0)
     grey = torch.full((*size, 3), 0.5)
     frame = GeneratedFrame.encode(camera, grey, torch.ones(*size, 1), torch.ones(*size, 1), origin)
-    views.loop_state.pool.take([frame, frame])
+    views.loop_state.pool.admit([frame, frame])
     torch.save(views.state_dict(), tmp_path / "state")
     other = manager(scene)
     other.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
-    assert len(other.loop_state.pool) == 2
+    assert len(other.loop_state.pool) == 2 and other.loop_state.pool.next_id == 2
     assert torch.equal(other.loop_state.pool.frames[1].rgb, views.loop_state.pool.frames[1].rgb)
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from genfusion_ns.loop.config import LoopConfig
 from genfusion_ns.loop.state import LoopState, RoundReport
+from genfusion_ns.loop.view_buffer import GeneratedViews
 from genfusion_ns.plugin import panel as panels
 from genfusion_ns.plugin.panel import RoundsPanel
 from genfusion_ns.plugin.round_log import encoded, last_sheet, log_round, writer
@@ -26,12 +27,12 @@ LOOP = LoopConfig(start=10, every=10, until=35)
 
 
 def report(number: int = 0, **values) -> RoundReport:
-    numbers = {"step": 10 * (number + 1), "clips": 2, "admitted": 7, "coverage": 0.625}
+    numbers = {"step": 10 * (number + 1), "clips": 2, "admitted": 7, "evicted": 0, "pool": 7, "coverage": 0.625}
     return RoundReport(round=number, **{**numbers, "change": 0.1, "seconds": 1.0, "agreement": 0.875, **values})
 
 
 def state(*reports: RoundReport) -> LoopState:
-    return LoopState(reports=list(reports))
+    return LoopState(GeneratedViews(10), list(reports))
 
 
 def sheet(width: int = 12) -> torch.Tensor:
@@ -207,7 +208,7 @@ def test_a_round_is_logged_with_its_picture(tmp_path):
     events = {event["name"]: event for event in writer.EVENT_STORAGE}
     writer.EVENT_STORAGE.clear()
     scalars = events["Rounds"]["event"]
-    assert scalars["admitted"] == 7 and scalars["coverage"] == 0.625 and scalars["agreement"] == 0.875
+    assert scalars["pool size"] == 7 and scalars["coverage"] == 0.625 and scalars["agreement"] == 0.875
     assert scalars["admitted"] == 7 and scalars["before: psnr"] == 21.5 and scalars["before: novel"] == 0.25
     picture = events["Rounds/before, after, confidence"]
     assert picture["step"] == events["Rounds"]["step"] == 9 and torch.equal(picture["event"], sheet())

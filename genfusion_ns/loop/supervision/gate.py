@@ -110,7 +110,7 @@ def judge_last_round(
     if last is None or last.outcome != "open" or not isinstance(last.before, dict):
         return  # a checkpoint of an older version holds a number
     before = Evidence(**last.before)
-    after = gather(render, photos, [frame.camera for frame in state.pool.frames])
+    after = gather(render, photos, state.pool.of_round(last.round))
     outcome = judge(before, after, held)
     state.settle(outcome, asdict(after), FACTORS[outcome])
     if outcome == "accepted":

@@ -18,6 +18,7 @@ from genfusion_ns.loop.round import CapturedViews, Loop, render_clip
 from genfusion_ns.loop.state import LoopState
 from genfusion_ns.loop.supervision import refine
 from genfusion_ns.loop.supervision.refine import with_photos
+from genfusion_ns.loop.view_buffer import GeneratedViews
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +170,7 @@ def test_a_round_releases_the_device_and_notes_the_weights(around, weights, monk
     repairer = config(weights).make_repairer()
     released = []
     repairer.release = lambda: released.append(True)
-    state = LoopState()
+    state = LoopState(GeneratedViews(50))
     views = CapturedViews(around, lambda i: ball(around[i]).color)
     Loop(config(weights), repairer, 0, state).round(10, ball, views)
     assert released == [True]
