@@ -19,6 +19,7 @@ from genfusion_ns.gaussians.edit import (
     Optimizers,
     Params,
     State,
+    bound_opacities,
     finite_rows,
     prune_splats,
     pull_down_opacities,
@@ -175,12 +176,14 @@ class GradientDensifier:
     def step(
         self, params: Params, optimizers: Optimizers, state: State, k: int, extent: float, seed: int
     ) -> DensifyReport:
-        """Grow and prune, or reset opacities, if step k is an event; `params`, Adam moments and `state` are edited.
+        """Grow and prune, or reset opacities, if step k is an event; `params`, Adam moments and `state` are edited. No
+        opacity stays above `edit.MOST_OPACITY`.
 
         Args:
             extent: the scene's unit of length (`geometry.scene_extent`).
             seed: with k the only source of randomness.
         """
+        bound_opacities(params)
         cloned = split = pruned = 0
         if self._is_event(k):
             grow = self._strongest(state, self._wants_growth(state, k))

@@ -20,8 +20,16 @@ Params = dict[str, Parameter] | ParameterDict
 """Raw parameters by Splatfacto's names (`parameters.PARAMETER_NAMES`)."""
 Optimizers = dict[str, Optimizer]
 """One optimiser with one parameter group for each parameter name."""
+MOST_OPACITY = 0.99
+"""Opacity that splats keep to. In float32 the sigmoid's slope is exactly 0 from a logit of 17 on; with few photos and
+thousands of steps many splats get there, and could never fade again wherever they are wrong (docs/measured.md)."""
 State = dict[str, Tensor]
 """Per-splat tensors [N, ...] only; they are edited along with the splats."""
+
+
+def bound_opacities(params: Params) -> None:
+    """Bring opacities above MOST_OPACITY down to it, in place; Adam's moments stay."""
+    params["opacities"].data.clamp_(max=math.log(MOST_OPACITY / (1.0 - MOST_OPACITY)))
 
 
 def pull_down_opacities(params: Params, optimizers: Optimizers, rows: Tensor, value: float) -> None:

@@ -241,6 +241,19 @@ def test_reset_pulls_opacities_down_and_forgets_their_moments():
     assert optimizers["means"].state[params["means"]]["exp_avg"].abs().min() > 0
 
 
+def test_an_opaque_splat_can_still_fade_after_any_step():
+    params, optimizers, state = setup(opacity=0.5)
+    with torch.no_grad():
+        params["opacities"][0] = 18.0  # what a long run leaves: the sigmoid's slope is 0 in float32
+    before = torch.sigmoid(params["opacities"][1:].detach())
+    report = EAGER.step(params, optimizers, state, 101, 1.0, 0)
+    assert report == DensifyReport(0, 0, 0, False, len(params["means"]))  # no event
+    opacity = torch.sigmoid(params["opacities"])
+    assert torch.equal(opacity[1:].detach(), before) and float(opacity[0].detach()) == pytest.approx(0.99)
+    (slope,) = torch.autograd.grad(opacity.sum(), params["opacities"])
+    assert float(slope[0]) > 0.009
+
+
 def test_events_and_pauses():
     densifier = GradientDensifier(start=500, stop=2000, every=100, reset_every=700, pause_after_reset=250)
     acted = []
