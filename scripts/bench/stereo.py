@@ -1,6 +1,6 @@
 """Depth of posed photos by the bundled stereo network: milliseconds a photo, whole seconds, and peak memory.
 
-    python scripts/bench/stereo.py --photos 3 50 --size 320 192
+python scripts/bench/stereo.py --photos 3 50 --size 320 192
 """
 
 from __future__ import annotations
