@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import inspect
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -158,13 +157,11 @@ def report_user_errors_without_traceback() -> None:
     sys.excepthook = hook
 
 
-def _frames(context: int = 1) -> list[inspect.FrameInfo]:
-    """`inspect.stack` without the lines of source."""
+def _frames() -> list[SimpleNamespace]:
+    """Of `inspect.stack` the names of the functions."""
     frame, found = sys._getframe(1), []
     while frame is not None:
-        found.append(
-            inspect.FrameInfo(frame, frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name, None, None)
-        )
+        found.append(SimpleNamespace(function=frame.f_code.co_name))
         frame = frame.f_back
     return found
 

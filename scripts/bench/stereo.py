@@ -1,4 +1,4 @@
-"""Depth of posed photos by the bundled stereo network: milliseconds a photo, whole seconds, and peak memory.
+"""Depth of posed photos by the bundled stereo network: milliseconds for all photos together, and peak memory.
 
 python scripts/bench/stereo.py --photos 3 50 --size 320 192
 """
