@@ -50,6 +50,10 @@ class FitConfig:
     """Weight of the normal term."""
     normal_start: int = 2000
     """First (reference) step of the normal term."""
+    opacity_lambda: float = 0.02
+    """Weight of the opacity of the splats in view."""
+    opacity_start: int = 1400
+    """First (reference) step of the opacity term."""
     near: float = 0.01
     """Splats nearer than this are not drawn."""
     densifier: SparsityAwareDensifier = field(
@@ -123,6 +127,8 @@ class Fit:
         loss = losses.photometric(render.color.clamp(0, 1), view.rgb, config.ssim_lambda, view.mask)
         normal = config.normal_lambda if step >= self._scaled(config.normal_start) else 0.0
         loss = sum(losses.surface_terms(render, view.camera, 0.0, normal).values(), loss)
+        if step >= self._scaled(config.opacity_start):
+            loss = loss + config.opacity_lambda * losses.opacity_cost(self.params["opacities"], render.radii)
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         loss.backward()

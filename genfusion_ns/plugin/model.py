@@ -73,6 +73,10 @@ class GenFusionModelConfig(ModelConfig):
     """Weight of the agreement between splat normals and the rendered depth's normals; 2DGS's value."""
     normal_start: int = 2000
     """First step of the normal term."""
+    opacity_lambda: float = 0.02
+    """Weight of the opacity of the splats in view: what no photo needs fades. 0 leaves the floaters of few photos."""
+    opacity_start: int = 1400
+    """First step of the opacity term; before it surfaces behind a floater would fade along with it."""
     densifier: SparsityAwareDensifier = field(default_factory=SparsityAwareDensifier)
     """How splats are added and removed."""
     camera_optimizer: CameraOptimizerConfig = field(default_factory=lambda: CameraOptimizerConfig(mode="off"))
@@ -91,6 +95,8 @@ class GenFusionModelConfig(ModelConfig):
         "distortion_start": NATURAL,
         "normal_lambda": NATURAL,
         "normal_start": NATURAL,
+        "opacity_lambda": NATURAL,
+        "opacity_start": NATURAL,
         "seed": ANY,
         "eval_num_rays_per_chunk": COUNT,
     }
@@ -316,7 +322,7 @@ class GenFusionModel(SplatfactoModel):
     def get_loss_dict(
         self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Any] | None = None
     ) -> dict[str, Tensor]:
-        """Photo loss, and in training the surface terms of 2DGS once their steps have come."""
+        """Photo loss, and in training the surface terms of 2DGS and the cost of opacity once their steps have come."""
         target = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
         mask = batch["mask"].to(self.device) if "mask" in batch else None
         loss_dict = {"photo": losses.photometric(outputs["rgb"], target, self.config.ssim_lambda, mask)}
@@ -325,6 +331,9 @@ class GenFusionModel(SplatfactoModel):
             distortion = self._due(config.distortion_lambda, config.distortion_start)
             normal = self._due(config.normal_lambda, config.normal_start)
             loss_dict |= losses.surface_terms(outputs["render"], outputs["camera"], distortion, normal)
+            if opacity := self._due(config.opacity_lambda, config.opacity_start):
+                radii = outputs["render"].radii
+                loss_dict["opacity"] = opacity * losses.opacity_cost(self.gauss_params["opacities"], radii)
         return loss_dict
 
     def _due(self, weight: float, start: int) -> float:

@@ -97,7 +97,8 @@ def test_rates_and_numbers_are_the_plugins():
     assert {entry["optimizer"].eps for entry in plugin.values()} == {1e-15}
     assert plugin["means"]["scheduler"].lr_final == MEANS_RATE_END
     ours, theirs = FitConfig(), cpu_config("x").pipeline.model
-    same = ("sh_degree", "sh_degree_interval", "ssim_lambda", "normal_lambda", "normal_start", "near")
+    surfaces = ("ssim_lambda", "normal_lambda", "normal_start", "opacity_lambda", "opacity_start")
+    same = ("sh_degree", "sh_degree_interval", *surfaces, "near")
     assert [getattr(ours, name) for name in same] == [getattr(theirs, name) for name in same]
     assert ours.reference == theirs.reference_iterations and theirs.distortion_lambda == 0
     assert replace(ours.densifier, max_gaussians=0) == replace(SHORT_RUN_DENSIFIER, max_gaussians=0)

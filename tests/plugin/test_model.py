@@ -82,17 +82,37 @@ def test_transparent_photos_are_blended_with_the_background():
     assert torch.allclose(loss, photometric(outputs["rgb"], target, 0.2))
 
 
-def test_surface_terms_come_in_at_their_scaled_steps():
+def test_terms_come_in_at_their_scaled_steps():
     model = make_model(
-        distortion_lambda=1e-2, distortion_start=1400, normal_start=2100, reference_iterations=7000
+        distortion_lambda=1e-2, distortion_start=1400, normal_start=2100, opacity_start=2800, reference_iterations=7000
     ).train()
     model.set_run_length(70)
     terms = {}
-    for step in (13, 14, 20, 21):
+    for step in (13, 14, 20, 21, 27, 28):
         model.step = step
         terms[step] = set(model.get_loss_dict(model.render_outputs(make_camera()), {"image": photo()}))
     assert terms[13] == {"photo"} and terms[14] == terms[20] == {"photo", "distortion"}
-    assert terms[21] == {"photo", "distortion", "normal"}
+    assert terms[21] == terms[27] == {"photo", "distortion", "normal"}
+    assert terms[28] == {"photo", "distortion", "normal", "opacity"}
+
+
+def test_each_splat_in_view_has_to_be_worth_its_opacity():
+    """Of two splats that no pixel depends on, the one in view, behind an opaque wall, fades; the other is left alone."""
+    slopes = []
+    for weight in (0.0, 0.5):
+        model, camera = make_model(opacity_lambda=weight, opacity_start=0).train(), make_camera()
+        forward = camera.c2w[:3, 2]
+        with torch.no_grad():
+            means = model.gauss_params["means"]
+            means[:-2] = camera.position + forward  # the wall
+            model.gauss_params["opacities"][:-2], model.gauss_params["scales"][:-2, :2] = 9.0, 2.0
+            means[-2], means[-1] = camera.position + 3 * forward, camera.position - 3 * forward
+        outputs = model.render_outputs(camera)
+        torch.stack(list(model.get_loss_dict(outputs, {"image": photo()}).values())).sum().backward()
+        slopes.append(model.gauss_params["opacities"].grad[-2:, 0])
+    assert slopes[0].tolist() == [0.0, 0.0]
+    opacity = model.gauss_params["opacities"].detach()[-2, 0].sigmoid()
+    assert slopes[1].tolist() == pytest.approx([0.5 * float(opacity * (1 - opacity)) / model.num_points, 0.0])
 
 
 def test_generated_views_reach_the_densifier():

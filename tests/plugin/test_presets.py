@@ -60,6 +60,7 @@ def test_what_sets_the_three_apart():
     assert masked.model.distortion_lambda == completion.model.distortion_lambda == 0
     # the official sparse run ends before its normal term would begin, the two others have none
     assert {p.model.normal_lambda for p in (sparse, masked, completion)} == {0.0}
+    assert {p.model.opacity_lambda for p in (sparse, masked, completion)} == {0.0}
 
 
 def test_lambda_of_the_masked_preset():
