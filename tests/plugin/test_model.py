@@ -97,7 +97,7 @@ def test_terms_come_in_at_their_scaled_steps():
 
 
 def test_each_splat_in_view_has_to_be_worth_its_opacity():
-    """Of two splats that no pixel depends on, the one in view, behind an opaque wall, fades; the other is left alone."""
+    """Of two splats that no pixel depends on the one in view, behind an opaque wall, fades; the other is left alone."""
     slopes = []
     for weight in (0.0, 0.5):
         model, camera = make_model(opacity_lambda=weight, opacity_start=0).train(), make_camera()
