@@ -112,7 +112,8 @@ def test_each_splat_in_view_has_to_be_worth_its_opacity():
         slopes.append(model.gauss_params["opacities"].grad[-2:, 0])
     assert slopes[0].tolist() == [0.0, 0.0]
     opacity = model.gauss_params["opacities"].detach()[-2, 0].sigmoid()
-    assert slopes[1].tolist() == pytest.approx([0.5 * float(opacity * (1 - opacity)) / model.num_points, 0.0])
+    photos = 3
+    assert slopes[1].tolist() == pytest.approx([0.5 / photos * float(opacity * (1 - opacity)) / model.num_points, 0.0])
 
 
 def test_generated_views_reach_the_densifier():
