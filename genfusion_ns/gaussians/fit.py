@@ -51,7 +51,7 @@ class FitConfig:
     normal_start: int = 2000
     """First (reference) step of the normal term."""
     opacity_lambda: float = 0.08
-    """Weight of the opacity of the splats in view, divided by the number of views."""
+    """Weight of the splats' mean opacity, divided by the number of views."""
     opacity_start: int = 1400
     """First (reference) step of the opacity term."""
     near: float = 0.01
@@ -128,8 +128,7 @@ class Fit:
         normal = config.normal_lambda if step >= self._scaled(config.normal_start) else 0.0
         loss = sum(losses.surface_terms(render, view.camera, 0.0, normal).values(), loss)
         if step >= self._scaled(config.opacity_start):
-            cost = losses.opacity_cost(self.params["opacities"], render.radii)
-            loss = loss + config.opacity_lambda / len(self.views) * cost
+            loss = loss + config.opacity_lambda * losses.opacity_cost(self.params["opacities"], len(self.views))
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -141,16 +141,11 @@ def surface_terms(render: Render, camera: Camera, distortion_weight: float, norm
     return terms
 
 
-def opacity_cost(opacities: Tensor, radii: Tensor) -> Tensor:
-    """Sum of the opacities of the splats in view over the number of all splats: each has to be worth its opacity, and
-    what no photo needs fades until it is pruned (after Kheradmand et al. 2024, 3D Gaussian Splatting as Markov Chain
-    Monte Carlo, whose term does not ask what is in view).
-
-    Args:
-        opacities: [N, 1] logits.
-        radii: [N] of `Render`, 0 = out of view.
-    """
-    return (opacities.sigmoid()[:, 0] * (radii > 0)).mean()
+def opacity_cost(opacities: Tensor, views: int) -> Tensor:
+    """Mean opacity of splats with logits `opacities` [N, 1], over the number of captured `views`: each splat has to be
+    worth its opacity, and what no photo needs fades until it is pruned (after Kheradmand et al. 2024, 3D Gaussian
+    Splatting as Markov Chain Monte Carlo). As a prior it counts once for all photos, not once for each."""
+    return opacities.sigmoid().mean() / views
 
 
 def fit_scale_shift(source: Tensor, target: Tensor, weight: Tensor, iterations: int = 8) -> tuple[Tensor, Tensor]:

@@ -74,8 +74,8 @@ class GenFusionModelConfig(ModelConfig):
     normal_start: int = 2000
     """First step of the normal term."""
     opacity_lambda: float = 0.08
-    """Weight of the opacity of the splats in view, divided by the number of photos: what no photo needs fades. 0 leaves
-    the floaters of few photos."""
+    """Weight of the splats' mean opacity, divided by the number of photos: what no photo needs fades. 0 leaves the
+    floaters of few photos."""
     opacity_start: int = 1400
     """First step of the opacity term; before it surfaces behind a floater would fade along with it."""
     densifier: SparsityAwareDensifier = field(default_factory=SparsityAwareDensifier)
@@ -333,8 +333,8 @@ class GenFusionModel(SplatfactoModel):
             normal = self._due(config.normal_lambda, config.normal_start)
             loss_dict |= losses.surface_terms(outputs["render"], outputs["camera"], distortion, normal)
             if opacity := self._due(config.opacity_lambda, config.opacity_start):
-                cost = losses.opacity_cost(self.gauss_params["opacities"], outputs["render"].radii)
-                loss_dict["opacity"] = opacity / self.num_train_data * cost
+                cost = losses.opacity_cost(self.gauss_params["opacities"], self.num_train_data)
+                loss_dict["opacity"] = opacity * cost
         return loss_dict
 
     def _due(self, weight: float, start: int) -> float:
