@@ -30,6 +30,7 @@ from genfusion_ns.gaussians.keeper import TrainedSplats
 from genfusion_ns.gaussians.parameters import activate, init_gaussians, random_points
 from genfusion_ns.plugin import compat
 from genfusion_ns.plugin.bridge import core_camera
+from genfusion_ns.plugin.image_metrics import image_metrics
 from genfusion_ns.plugin.wishes import ViewerWishes
 from genfusion_ns.raster import choose_rasterizer
 from genfusion_ns.raster.api import Rasterizer, Render
@@ -346,14 +347,4 @@ class GenFusionModel(SplatfactoModel):
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
         """PSNR, SSIM, and LPIPS where its weights are at hand; pictures for the writers."""
         target = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
-        images = {
-            "img": torch.cat([target, outputs["rgb"]], dim=1),
-            "normal": outputs["normal"],
-            "accumulation": outputs["accumulation"].expand(-1, -1, 3),
-        }
-        nchw = [image.permute(2, 0, 1)[None] for image in (target, outputs["rgb"])]
-        metrics = {"psnr": float(self.psnr(nchw[1], nchw[0])), "ssim": float(losses.ssim(outputs["rgb"], target))}
-        lpips = self.lpips(nchw[0], nchw[1])
-        if lpips is not None:
-            metrics["lpips"] = lpips
-        return metrics, images
+        return image_metrics(outputs, target, self.psnr, self.lpips)
