@@ -70,6 +70,12 @@ def test_learning_rate_of_means(k, rate):
     assert schedule.log_linear(k, 1.6e-4, 1.6e-6, 30000) == pytest.approx(rate, rel=1e-3)
 
 
+def test_short_runs_take_larger_steps_and_long_ones_the_recipes():
+    assert schedule.rate_factor(7000, 7000) == schedule.rate_factor(30_000, 7000) == 1.0
+    assert schedule.rate_factor(1750, 7000) == 2.0
+    assert schedule.rate_factor(1, 7000) == schedule.rate_factor(10, 7000) == schedule.MOST_RATE_FACTOR
+
+
 def test_densify_events_of_the_sparse_preset():
     events = [k for k in range(7001) if schedule.is_densify_due(k, 100, 5000, 500)]
     assert events == list(range(500, 4501, 500))

@@ -91,8 +91,9 @@ class Fit:
         self.rasterizer = rasterizer
         initial = init_gaussians(xyz, rgb, self.config.sh_degree, seed=self.config.seed, normals=normals)
         self.params = {name: Parameter(value) for name, value in initial.items()}
+        self.rate_factor = schedule.rate_factor(self.config.run_length, self.config.reference)
         self.optimizers: Optimizers = {
-            name: torch.optim.Adam([value], lr=RATES[name], eps=1e-15, fused=True)
+            name: torch.optim.Adam([value], lr=self.rate_factor * RATES[name], eps=1e-15, fused=True)
             for name, value in self.params.items()
         }
         self.densifier = self.config.densifier.scaled_to(self.config.run_length, self.config.reference)
@@ -133,7 +134,7 @@ class Fit:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
         rate = schedule.log_linear(step, RATES["means"], MEANS_RATE_END, config.run_length)
-        self.optimizers["means"].param_groups[0]["lr"] = rate
+        self.optimizers["means"].param_groups[0]["lr"] = self.rate_factor * rate
         for optimizer in self.optimizers.values():
             optimizer.step()
         signal = render.densify_signal.grad

@@ -22,13 +22,20 @@ class GaussianAdamConfig(OptimizerConfig):
     _target: type = torch.optim.Adam
     """The optimizer class."""
     lr: float = 1e-3
-    """Step size in the parameter's own unit."""
+    """Step size in the parameter's own unit, in a run of the recipe's length."""
+    run_factor: float | None = None
+    """Factor on lr; None = the square root of the recipe's length (7,000 steps) over --max-num-iterations, at least 1:
+    short runs need larger steps to arrive."""
     eps: float = 1e-15
     """Added to the denominator; the splatting papers' value, small because gradients of single splats are tiny."""
     fused: bool = True
     """One kernel per parameter instead of a dozen; half the optimiser's time on a CPU."""
 
-    BOUNDS: ClassVar[Bounds] = {"lr": NATURAL, "eps": NATURAL, "max_norm": POSITIVE}
+    BOUNDS: ClassVar[Bounds] = {"lr": NATURAL, "run_factor": POSITIVE, "eps": NATURAL, "max_norm": POSITIVE}
+
+    def setup(self, params: Any) -> torch.optim.Optimizer:
+        """The optimiser of `params`, at this run's rate."""
+        return self._target(params, lr=self.lr * (self.run_factor or 1.0), eps=self.eps, fused=self.fused)
 
 
 @dataclass

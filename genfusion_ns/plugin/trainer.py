@@ -23,10 +23,11 @@ from genfusion_ns.files import replacing
 from genfusion_ns.interrupts import INTERRUPTS, Interrupted
 from genfusion_ns.plugin.first_splats import depth_folder
 from genfusion_ns.plugin.next_steps import commands_after_training, print_commands, resume_command
-from genfusion_ns.plugin.optimizers import LogLinearSchedulerConfig
+from genfusion_ns.plugin.optimizers import GaussianAdamConfig, LogLinearSchedulerConfig
 from genfusion_ns.plugin.pipeline import GenFusionPipeline, GenFusionPipelineConfig
 from genfusion_ns.plugin.resume import checkpoints, chosen_checkpoint, fitting_errors, read_checkpoint
 from genfusion_ns.plugin.runs import remove_unused_run
+from genfusion_ns.schedule import rate_factor
 
 
 @dataclass
@@ -122,9 +123,12 @@ class GenFusionTrainer(Trainer):
             )
 
     def setup_optimizers(self) -> Optimizers:
-        """Nerfstudio's optimisers; decays without a length of their own get the run's."""
+        """Nerfstudio's optimisers; rates and decays without a factor or a length of their own get the run's."""
+        factor = rate_factor(self.config.max_num_iterations, self.config.pipeline.model.reference_iterations)
         for group in self.config.optimizers.values():
-            scheduler = group["scheduler"]
+            optimizer, scheduler = group["optimizer"], group["scheduler"]
+            if isinstance(optimizer, GaussianAdamConfig) and optimizer.run_factor is None:
+                optimizer.run_factor = factor
             if isinstance(scheduler, LogLinearSchedulerConfig) and scheduler.max_steps is None:
                 scheduler.max_steps = self.config.max_num_iterations
         self.pipeline.model.set_run_length(self.config.max_num_iterations)

@@ -104,6 +104,15 @@ def test_rates_and_numbers_are_the_plugins():
     assert replace(ours.densifier, max_gaussians=0) == replace(SHORT_RUN_DENSIFIER, max_gaussians=0)
 
 
+def test_a_short_fit_takes_larger_steps(views, points):
+    fit = fit_of(views, points, run_length=1750)
+    assert {name: optimizer.param_groups[0]["lr"] for name, optimizer in fit.optimizers.items()} == {
+        name: 2 * rate for name, rate in RATES.items()
+    }
+    fit.advance(1)
+    assert fit.optimizers["means"].param_groups[0]["lr"] == 2 * RATES["means"]
+
+
 def test_a_fit_needs_views_and_points(views, points):
     with pytest.raises(ValueError, match="at least one view"):
         fit_of([], points)

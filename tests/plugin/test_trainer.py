@@ -12,6 +12,7 @@ import torch
 from nerfstudio.utils import writer
 
 from genfusion_ns.errors import UserError
+from genfusion_ns.gaussians.parameters import MEANS_RATE_END, RATES
 from genfusion_ns.loop import round as rounds
 from genfusion_ns.loop.repairers import base
 from genfusion_ns.loop.repairers.base import IdentityRepairer
@@ -242,6 +243,17 @@ def test_finished_run_is_not_trained_on(scene, make_config, train, capsys):
     again = train(make_config(scene, max_num_iterations=4, load_dir=config.get_checkpoint_dir(), timestamp="b"))
     assert_same(before, final_state(again))
     assert "Nothing to train" in capsys.readouterr().out
+
+
+def test_a_short_run_takes_larger_steps_unless_told_otherwise(scene, make_config):
+    config = make_config(scene, max_num_iterations=1750)
+    config.optimizers["quats"]["optimizer"].run_factor = 1.0
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in trainer.optimizers.optimizers.items()}
+    assert rates == {name: rate * (1.0 if name == "quats" else 2.0) for name, rate in RATES.items()}
+    decay = trainer.optimizers.schedulers["means"]
+    assert decay.base_lrs[0] * decay.lr_lambdas[0](1750) == pytest.approx(2 * MEANS_RATE_END)
 
 
 def test_bad_step_changes_nothing_and_many_stop_the_run(scene, make_config, capsys, monkeypatch):
