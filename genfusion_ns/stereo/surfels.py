@@ -17,13 +17,15 @@ from torch import Tensor
 
 from genfusion_ns.cameras import unproject
 from genfusion_ns.data.frustum import complete_with_frustum_samples
-from genfusion_ns.data.points import FEW_TRACKS
+from genfusion_ns.data.points import FEW_TRACKS, track_colours
 from genfusion_ns.data.triangulate import Triangulated
-from genfusion_ns.data.views import TrainView
+from genfusion_ns.data.views import FloatArray, TrainView
 from genfusion_ns.geometry import depth_to_normal
 from genfusion_ns.seeding import generator
 from genfusion_ns.stereo.posed_photos import PhotoDepth, PosedPhoto
 
+SPREAD = 0.5
+"""Share of the room that tracks leave that goes to samples in the frusta."""
 SURE = 0.5
 """Confidence from which a pixel's depth is taken as it is."""
 LARGEST_JITTER = 0.3
@@ -64,19 +66,15 @@ def first_splats(
     budget: int,
     seed: int,
 ) -> Surfels:
-    """The first splats: on the surfaces that the photos' depth shows and, where tracks anchor them, half of them spread
-    in the views' frusta. What the photos hide needs splats too: with half of them llff_fern and fox gained 0.5 dB."""
-    spread = budget // 2 if len(tracks.xyz) >= FEW_TRACKS else 0
-    surfels = surfels_of(photos, depths, budget - spread, seed)
-    if not spread:
-        return surfels
+    """The first splats: the tracks (once each; of more than half of `budget` so many by chance), then the surfaces that
+    the photos' depth shows and, where tracks anchor them, samples in the views' frusta: what the photos hide needs
+    splats too."""
+    anchors = _anchors(views, tracks, budget // 2, seed)
+    room = budget - len(anchors.xyz)
+    spread = int(SPREAD * room) if len(tracks.xyz) >= FEW_TRACKS else 0
+    surfels = surfels_of(photos, depths, room - spread, seed)
     samples = complete_with_frustum_samples(views, tracks.xyz, tracks.tracks, spread, seed)
-    xyz, rgb = torch.from_numpy(samples.xyz).float(), torch.from_numpy(samples.rgb).float() / 255
-    return Surfels(
-        torch.cat([surfels.xyz, xyz]),
-        torch.cat([surfels.rgb, rgb.clamp(0, 1)]),
-        torch.cat([surfels.normals, torch.zeros_like(xyz)]),
-    )
+    return _joined([anchors, surfels, _unoriented(samples.xyz, samples.rgb)])
 
 
 def surfels_of(photos: Sequence[PosedPhoto], depths: Sequence[PhotoDepth], budget: int, seed: int) -> Surfels:
@@ -89,18 +87,12 @@ def surfels_of(photos: Sequence[PosedPhoto], depths: Sequence[PhotoDepth], budge
         seed: of the choice of pixels.
     """
     weights = [sampling_weight(photo) for photo in photos]
-    tracks = [_tracked(photo) for photo in photos]
-    room = max(budget - sum(len(part.xyz) for part in tracks), 0)
-    rate = room / max(sum(float(weight.sum()) for weight in weights), 1e-9)
-    parts = list(tracks)
+    rate = budget / max(sum(float(weight.sum()) for weight in weights), 1e-9)
+    parts = []
     for i, (photo, depth, weight) in enumerate(zip(photos, depths, weights, strict=True)):
         chosen = dithered((weight * rate).clamp_max(1.0), generator(seed, "surfels", i))
         parts.append(_splats(photo, depth, chosen, generator(seed, "doubt", i)))
-    joined = Surfels(*(torch.cat(values) for values in zip(*(vars(p).values() for p in parts), strict=True)))
-    if len(joined.xyz) > budget:
-        keep = torch.randperm(len(joined.xyz), generator=generator(seed, "surfels kept"))[:budget].sort().values
-        joined = joined[keep]
-    return joined
+    return _thinned(_joined(parts), budget, generator(seed, "surfels kept"))
 
 
 def sampling_weight(photo: PosedPhoto) -> Tensor:
@@ -151,14 +143,27 @@ def smoothed(depth: PhotoDepth) -> Tensor:
     return (mean[1] / mean[0])[0].permute(1, 2, 0)
 
 
-def _tracked(photo: PosedPhoto) -> Surfels:
-    """A splat at each track of a photo: the surest places there are."""
-    camera, count = photo.camera, len(photo.track_depths)
-    x, y = photo.track_pixels.long().unbind(-1)
-    rgb = photo.rgb[y.clamp(0, camera.height - 1), x.clamp(0, camera.width - 1)]
-    homogeneous = torch.cat([photo.track_pixels, torch.ones(count, 1)], 1)
-    local = homogeneous @ torch.linalg.inv(camera.K).T * photo.track_depths[:, None]
-    return Surfels((local - camera.w2c[:3, 3]) @ camera.w2c[:3, :3], rgb, torch.zeros(count, 3))
+def _anchors(views: Sequence[TrainView], tracks: Triangulated, most: int, seed: int) -> Surfels:
+    """At most so many splats at tracks: the surest places there are."""
+    found = _unoriented(tracks.xyz, track_colours(tracks, views))
+    return _thinned(found, most, generator(seed, "anchors"))
+
+
+def _unoriented(xyz: FloatArray, rgb: FloatArray) -> Surfels:
+    """Splats of unknown normals at places [N, 3], of colours [N, 3] in [0, 255]."""
+    places = torch.from_numpy(xyz).float()
+    return Surfels(places, (torch.from_numpy(rgb).float() / 255).clamp(0, 1), torch.zeros_like(places))
+
+
+def _joined(parts: Sequence[Surfels]) -> Surfels:
+    return Surfels(*(torch.cat(values) for values in zip(*(vars(part).values() for part in parts), strict=True)))
+
+
+def _thinned(surfels: Surfels, most: int, random: torch.Generator) -> Surfels:
+    """At most so many of them, by chance."""
+    if len(surfels.xyz) <= most:
+        return surfels
+    return surfels[torch.randperm(len(surfels.xyz), generator=random)[:most].sort().values]
 
 
 def nearby_depth(

@@ -38,6 +38,21 @@ def test_half_of_the_splats_are_spread_where_tracks_anchor_them_and_none_without
         assert float(made.normals[off_wall].abs().sum()) == 0
 
 
+def test_each_track_is_one_splat_however_many_photos_see_it_and_tracks_are_at_most_half_of_all():
+    (view,), found, tracks = wall(100)
+    seen = tracks.tracks
+    both = Tracks(np.tile(seen.point, 2), np.repeat([0, 1], 100), np.tile(seen.ray, (2, 1)))
+    twice = Triangulated(tracks.xyz, both, tracks.origin)
+    for budget, kept in ((1000, 100), (60, 30)):
+        made = first_splats([view, view], found.photos * 2, found.depths * 2, twice, budget, seed=1)
+        distance = torch.cdist(made.xyz.double(), torch.from_numpy(tracks.xyz))
+        assert int((distance < 1e-6).sum()) == kept and int((distance < 1e-6).sum(0).max()) == 1
+        at_track = (distance < 1e-6).any(1)
+        assert (
+            float((made.rgb[at_track] - 90 / 255).abs().max()) < 1e-6 and float(made.normals[at_track].abs().max()) == 0
+        )
+
+
 def test_a_resumed_run_takes_over_the_depth_that_was_kept(tmp_path: Path):
     old, new = tmp_path / "old", tmp_path / "new"
     (old / "nerfstudio_models").mkdir(parents=True)

@@ -50,17 +50,6 @@ def test_doubtful_pixels_lie_where_the_estimator_or_a_sure_place_nearby_says_by_
     assert 0.05 < shares[0] < 0.15 and 0.4 < shares[1] < 0.55
 
 
-def test_tracks_are_splats_where_they_are():
-    photos, depths = scene(1)
-    pixels = torch.tensor([[20.5, 30.5], [60.5, 12.5]])
-    object.__setattr__(photos[0], "track_pixels", pixels)
-    object.__setattr__(photos[0], "track_depths", depths[0][pixels[:, 1].long(), pixels[:, 0].long(), 0])
-    low = torch.full_like(depths[0], 0.01)
-    made = surfels_of(photos, [PhotoDepth(20 * torch.ones_like(low), low, low)], 2, seed=1)
-    assert float(on_surface(made.xyz).max()) < 1e-3
-    torch.testing.assert_close(made.rgb, colours(made.xyz), atol=0.02, rtol=0)
-
-
 def test_nothing_starts_far_beyond_what_is_known():
     photos, depths = scene(1)
     low = torch.full_like(depths[0], 0.1)
