@@ -22,7 +22,6 @@ from diffusion.memory.blueprint import Blueprint, read_blueprint
 from diffusion.memory.memory_plan import MemoryPlan, Run, parse_bytes, plan_memory
 from diffusion.pipeline import RGBDVideoRepairPipeline
 from diffusion.random_weights import make_pipeline
-from diffusion.schedulers import RescaledDDIMScheduler, make_few_step_scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +60,6 @@ def _check(args: Repair) -> None:
         raise UserError(f"--steps is {args.steps}; expected at least 1, or leave it out for what the weights advise")
     if args.guidance_scale is not None and not 0 <= args.guidance_scale < float("inf"):
         raise UserError(f"--guidance-scale is {args.guidance_scale}; expected a number of at least 0")
-    if not 0 < args.strength <= 1:
-        raise UserError(f"--strength is {args.strength}; expected above 0 and at most 1, 1 = start from noise")
     if args.size is not None and min(args.size) < 1:
         raise UserError(f"--size is {args.size}; expected height and width of at least 1")
     in_the_way = next((path for path in (args.out, *args.out.parents) if path.exists() and not path.is_dir()), None)
@@ -139,19 +136,12 @@ def _pipeline(args: Repair, folder: str, plan: MemoryPlan, device: torch.device)
         pipe = make_pipeline(args.random_weights, dtype=plan.run.dtype)
     else:
         pipe = RGBDVideoRepairPipeline.from_pretrained(folder, torch_dtype=plan.run.dtype)
-    if args.sampler == "ddim":
-        ddim: Any = RescaledDDIMScheduler.from_config(pipe.scheduler.config)
-        pipe.scheduler = ddim
-    elif args.sampler == "few-step":
-        pipe.scheduler = make_few_step_scheduler(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     pipe.use_channels_last()
     if plan.offload and device.type != "cpu":
         pipe.enable_model_cpu_offload(device=device)
     else:
         pipe.to(device)
-    if args.compile:
-        pipe.compile()
     return pipe
 
 
@@ -168,9 +158,8 @@ def _repair_windows(
         task = progress.add_task("steps", total=plan.run.steps * len(parts))
         for index, (start, first_new) in enumerate(parts):
 
-            def advance(pipe: Any, step: int, timestep: int, tensors: dict, done: int = index) -> dict:
+            def advance(pipe: Any, step: int, timestep: int, tensors: dict, done: int = index) -> None:
                 progress.update(task, completed=done * plan.run.steps + step + 1)
-                return {}
 
             part = slice(start, start + length)
             output = pipe(
@@ -180,7 +169,6 @@ def _repair_windows(
                 references=clip.references,
                 num_inference_steps=plan.run.steps,
                 guidance_scale=args.guidance_scale,
-                strength=args.strength,
                 generator=torch.Generator().manual_seed(args.seed),
                 vae_chunk=plan.vae_chunk,
                 batch_guidance=plan.batch_guidance,

@@ -52,7 +52,7 @@ def model_card(
         "",
         "# RGB-D video repair: converted weights",
         "",
-        "Written by `genfusion-convert`. Load with `RGBDVideoRepairPipeline.from_pretrained(<this folder>)`.",
+        "Written by `genfusion-convert`; `diffusion.pipeline.RGBDVideoRepairPipeline` loads this folder.",
         "The weights keep the licences of their publishers; check them before you pass the files on.",
         "",
         "| part | tensors | parameters | origin | licence |",

@@ -245,7 +245,7 @@ def _trace(blueprint: Blueprint, run: Run) -> tuple[_Costs, Run]:
     unet, vae = modules["unet"], modules["vae"]
     factor = spatial_factor(vae)
     multiple = factor * 2 ** (len(unet.config["block_out_channels"]) - 1)
-    box = letterbox(*size, multiple)
+    box = letterbox(*size[1:], multiple)
     height, width = run.height + box.top + box.bottom, run.width + box.left + box.right
     latent = (height // factor, width // factor)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -91,19 +90,3 @@ class RescaledDPMSolverScheduler(DPMSolverMultistepScheduler):
         x = float(self.norms[timestep]) * sample.float()
         clean = abar**0.5 * x - (1 - abar) ** 0.5 * model_output.float()
         return clean / float(self.latent_scales[timestep])
-
-
-def make_few_step_scheduler(
-    config: Mapping[str, Any] | None = None, spacing: str = "trailing", order: int = 2
-) -> RescaledDPMSolverScheduler:
-    """A few-step sampler for the noise schedule that another scheduler was configured with.
-
-    Args:
-        config: the `config` of a `RescaledDDIMScheduler` (or of the class returned); None = the official
-            schedule.
-        spacing: "trailing" (starts at pure noise), "leading" or "linspace".
-        order: order of the multistep solver, 1 to 3.
-    """
-    keys = ("num_train_timesteps", "beta_start", "beta_end", "rescale_base", "rescale_steps")
-    shared = {key: config[key] for key in keys if key in config} if config is not None else {}
-    return RescaledDPMSolverScheduler(timestep_spacing=spacing, solver_order=order, **shared)

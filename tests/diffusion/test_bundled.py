@@ -76,7 +76,7 @@ def test_the_autoencoder_keeps_photographs(pipe, scene):
 def pipe_inputs(rgb: Tensor, depth: Tensor):
     from diffusion.inputs.repair_inputs import RepairInputs
 
-    return RepairInputs(rgb[None], depth[None], None, [], None, True)
+    return RepairInputs(rgb[None], depth[None], None, [], None)
 
 
 @pytest.mark.slow

@@ -183,7 +183,6 @@ def test_random_weights_are_labelled(monkeypatch, capsys, npz, tmp_path):
         (["--random-weights", "lite", "--device", "quantum"], "'quantum'"),
         (["--random-weights", "lite", "--window", "0"], "--window is 0"),
         (["--random-weights", "lite", "--size", "0", "8"], "--size is (0, 8)"),
-        (["--random-weights", "lite", "--strength", "3"], "strength is 3"),
         (["--random-weights", "lite", "--steps", "-4"], "--steps is -4; expected at least 1"),
         (["--random-weights", "lite", "--steps", "0"], "--steps is 0; expected at least 1"),
         (["--random-weights", "lite", "--guidance-scale", "nan"], "--guidance-scale is nan"),

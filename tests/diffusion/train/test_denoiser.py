@@ -97,7 +97,7 @@ def test_a_step_has_one_batch(fits, paths):
 def test_the_networks_see_in_training_what_the_pipeline_shows_them(fits, paths):
     maps = fits.clip(paths[0], 0, [0, 2], (0, 0, 16, 24))
     rgb, disparity, certainty = (x.movedim(1, -1)[None] for x in maps[:3])
-    seen = RepairInputs(rgb, 1 / disparity.clamp_min(1e-6), certainty, [], None, True)
+    seen = RepairInputs(rgb, 1 / disparity.clamp_min(1e-6), certainty, [], None)
     frames, opacity = network_clips(seen, "percentile", has_depth=True)
     batch = network_clip(maps, torch.zeros(3, 8, 8))
     torch.testing.assert_close(batch.fused, frames)
