@@ -13,7 +13,7 @@ class Repair:
 
     The clip is a folder (rgb/, and optionally depth/, alpha/ and reference/, with one file per frame) or an .npz file
     (arrays rgb, depth, alpha, reference). Written are OUT/rgb, OUT/disparity, OUT/repaired.npz, OUT/side_by_side.png
-    and OUT/side_by_side.mp4 (or .gif).
+    and OUT/side_by_side.mp4.
     """
 
     clip: Path

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from diffusion.cli.options import Repair
 from diffusion.cli.preview import shown_disparity, side_by_side, write_sheet, write_video
 from diffusion.configurations import get_configuration
-from diffusion.errors import UserError
+from diffusion.errors import UserError, first_line
 from diffusion.inputs.clips import Array, Clip, read_clip, read_image, windows, write_repaired
 from diffusion.inputs.preprocess import resize_depth, resize_rgb
 from diffusion.loading import locate_weights
@@ -94,8 +94,9 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        text = str(error).splitlines()[0]
-        raise UserError(f"the device {name!r} can't be used here: {text}; expected auto, cpu or cuda") from error
+        raise UserError(
+            f"the device {name!r} can't be used here: {first_line(error)}; expected auto, cpu or cuda"
+        ) from error
     return device
 
 
@@ -191,7 +192,7 @@ def _write(args: Repair, clip: Clip, rgb: Array, disparity: Array | None, consol
     try:
         write_repaired(args.out, rgb, disparity, clip.names)
         write_sheet(args.out / "side_by_side.png", frames)
-        video = write_video(args.out / "side_by_side.mp4", frames)
+        write_video(args.out / "side_by_side.mp4", frames)
     except OSError as error:
         raise UserError(f"can't write to {args.out}: {error}; give another --out or make room there") from error
     if clip.depth is None:
@@ -201,7 +202,7 @@ def _write(args: Repair, clip: Clip, rgb: Array, disparity: Array | None, consol
             soft_wrap=True,
         )
     console.print(
-        f"wrote {args.out}: frames, {video.name}, side_by_side.png; from the left: {', '.join(columns)}",
+        f"wrote {args.out}: frames, side_by_side.mp4, side_by_side.png; from the left: {', '.join(columns)}",
         markup=False,
         soft_wrap=True,
     )

@@ -32,8 +32,8 @@ from diffusion.train.checkpoint import TrainState, average_of
 from diffusion.train.denoiser_clips import DenoiserBatch, FusedFits, make_batch
 from diffusion.train.denoiser_scores import scores
 from diffusion.train.fit_clips import WINDOWS, kept_fit
-from diffusion.train.fusion import Lpips, find_fits, seen_fits
-from diffusion.train.steps import StepsConfig, train_steps
+from diffusion.train.fusion import FitsConfig, Lpips, find_fits, seen_fits
+from diffusion.train.steps import train_steps
 
 FITTED = 48
 """Fits that the autoencoder and the residual's size are found from."""
@@ -41,23 +41,16 @@ IMPORTANCE = (1.0, 1.0, 1.0, 0.4)
 """Of colour and disparity to the autoencoder: what is drawn is colour, and the disparity stays the fused one. With 1.0
 real photos come back at 29 dB, with 0.4 at 32."""
 
+ELSEWHERE = 0.05
+"""Weight of the loss where the fusion network is sure, against 1 where it is not."""
+
 
 @dataclass(frozen=True)
-class DenoiserConfig(StepsConfig):
+class DenoiserConfig(FitsConfig):
     """Train the denoiser beside a finished fusion network."""
 
     fusion: Path = Path("runs/fusion/fusion")
     """Folder of the fusion network's weights, which stay as they are."""
-    start: Path | None = None
-    """Pipeline folder of an earlier run whose denoiser and resampler to begin with; None = random ones."""
-    capture_share: float = 0.4
-    """Share of the clips that come from captures (files named capture_*)."""
-    fits: Path = Path("fits")
-    """Folder of training fits; files that appear while the run goes on are taken up."""
-    val_fits: Path | None = None
-    """Folder of fits of other scenes, for validation."""
-    elsewhere: float = 0.05
-    """Weight of the loss where the fusion network is sure, against 1 where it is not."""
     perceptual_weight: float = 1.0
     """Of LPIPS (AlexNet) of the frames that each prediction would end in, beside the squared error of v."""
 
@@ -86,7 +79,7 @@ def train(config: DenoiserConfig) -> RGBDVideoRepairPipeline:
 
     def loss(step: int, batch: DenoiserBatch) -> tuple[Tensor, dict[str, Tensor]]:
         random = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        return denoiser_loss(pipeline, batch.to(device), random, config, lpips)
+        return denoiser_loss(pipeline, batch.to(device), random, config.perceptual_weight, lpips)
 
     def keep() -> dict[str, Any]:
         averaged = averaged_pipeline(pipeline, networks, state)
@@ -153,7 +146,7 @@ def denoiser_loss(
     pipeline: RGBDVideoRepairPipeline,
     batch: DenoiserBatch,
     random: torch.Generator,
-    config: DenoiserConfig,
+    perceptual_weight: float = 0.0,
     lpips: Lpips | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Squared error of v at a random timestep per clip, mostly where the fusion network is unsure; and LPIPS of the
@@ -174,7 +167,7 @@ def denoiser_loss(
     sample = torch.cat([noised, fused, certainty], 1)
     found = pipeline.unet(sample, moments.to(clean.device), context, return_dict=False)[0]
     unsure = drawn_share(certainty)
-    weight = (config.elsewhere + unsure).expand_as(clean)
+    weight = (ELSEWHERE + unsure).expand_as(clean)
     off = F.mse_loss(found, velocity, reduction="none")
     loss = (weight * off).sum() / weight.sum()
     drawn = (unsure * off).sum() / (unsure.sum() * clean.shape[1]).clamp_min(1e-6)
@@ -183,7 +176,7 @@ def denoiser_loss(
         frames = decode_clip(vae, fused + size * (signal * noised - rest * found), chunk=64)
         rgb = torch.lerp(batch.fused[:, :3], frames[:, :3], drawn_share(batch.certainty)).clamp(-1.4, 1.4)
         perceptual = lpips(*((x.transpose(1, 2).flatten(0, 1) + 1) / 2 for x in (rgb, batch.target[:, :3])))
-        loss = loss + config.perceptual_weight * perceptual
+        loss = loss + perceptual_weight * perceptual
         logs["lpips"] = perceptual
     return loss, logs
 

@@ -134,7 +134,7 @@ def test_the_loss_is_zero_for_the_true_residual(fits, paths):
     fused, target = (encode_mean(pipe.vae, x, chunk=8) for x in (batch.fused, batch.target))
     clean = (target - fused) / torch.tensor(pipe.config["residual_scale"]).view(-1, 1, 1, 1)
     with torch.no_grad():
-        trained, _ = denoiser_loss(pipe, batch, seeded(0), DenoiserConfig())
+        trained, _ = denoiser_loss(pipe, batch, seeded(0))
     perfect = Perfect(clean, pipe.scheduler.network_alphas_cumprod)
     object.__setattr__(pipe, "unet", perfect)
     seen = []
@@ -143,7 +143,7 @@ def test_the_loss_is_zero_for_the_true_residual(fits, paths):
         seen.append((rgb, target))
         return (rgb - target).abs().mean()
 
-    loss, logs = denoiser_loss(pipe, batch, seeded(0), DenoiserConfig(perceptual_weight=0.5), perceptual)
+    loss, logs = denoiser_loss(pipe, batch, seeded(0), 0.5, perceptual)
     # the frames that the true residual stands for: the truth as the autoencoder keeps it, where something is drawn
     kept = decode_clip(pipe.vae, target, 8)[:, :3]
     expected = torch.lerp(batch.fused[:, :3], kept, drawn_share(batch.certainty)).clamp(-1.4, 1.4)
@@ -162,7 +162,7 @@ def test_a_perfect_denoiser_gives_the_truth(monkeypatch):
     )
     frames = torch.rand(4, 4, 16, 24, generator=seeded(1))
     smooth = torch.nn.functional.interpolate(frames[..., ::4, ::4], scale_factor=4, mode="nearest")
-    vae = PatchAutoencoder(4, 8, 4, 0)
+    vae = PatchAutoencoder(4, 8, 4)
     vae.fit([2 * smooth - 1])
     pipe.register_modules(vae=vae)
     truth = smooth[:3, :3].movedim(1, -1)
