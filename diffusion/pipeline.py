@@ -17,12 +17,12 @@ from torch import Tensor
 from diffusion.errors import UserError
 from diffusion.fuse import FusedClip, fuse_clip
 from diffusion.inputs.preprocess import latent_opacity, letterbox
-from diffusion.inputs.repair_inputs import RepairInputs, check_inputs, check_numbers, check_shape, network_clips
+from diffusion.inputs.repair_inputs import check_inputs, check_numbers, check_shape, network_clips
 from diffusion.models.vae import decode_clip, encode_clip
 from diffusion.parts import RepairParts
-from diffusion.sampling.conditioning import clip_context, encode_mean, join_references, latent_context
+from diffusion.sampling.conditioning import clip_context, join_references, latent_context
 from diffusion.sampling.postprocess import split_frames
-from diffusion.sampling.sample import Denoiser, Guidance, sample_latents
+from diffusion.sampling.sample import Denoiser, sample_latents
 
 Frames = Tensor | NDArray[np.generic]
 Callback = Callable[[Any, int, int, dict[str, Tensor]], Any]
@@ -95,13 +95,10 @@ class RGBDVideoRepairPipeline(RepairParts):
             UserError: if anything of this is out of range or of the wrong shape.
         """
         steps = self.config["default_steps"] if num_inference_steps is None else num_inference_steps
-        guidance = Guidance(
-            scale=self.config["default_guidance_scale"] if guidance_scale is None else guidance_scale,
-            rescale=self.config["default_guidance_rescale"] if guidance_rescale is None else guidance_rescale,
-            batched=batch_guidance,
-        )
-        train_timesteps = len(self.scheduler) if self.scheduler is not None else 1000
-        check_numbers(steps, 0 if self.fusion is not None else 1, train_timesteps, eta, vae_chunk, output_type)
+        scale = self.config["default_guidance_scale"] if guidance_scale is None else guidance_scale
+        rescale = self.config["default_guidance_rescale"] if guidance_rescale is None else guidance_rescale
+        most = len(self.scheduler) - 1 if self.scheduler is not None else 999
+        check_numbers(steps, (0 if self.fusion is not None else 1, most), scale, rescale, eta, vae_chunk, output_type)
         inputs = check_inputs(rgb, depth, alpha, references, self._execution_device, warped, self.unet is not None)
         fused = None if self.fusion is None else fuse_clip(self.fusion, inputs)
         if self.unet is None and fused is None:
@@ -113,12 +110,14 @@ class RGBDVideoRepairPipeline(RepairParts):
         has_depth = self.vae.config["in_channels"] > 3
         seen = inputs if fused is None else fused.as_inputs(inputs)
         frames, opacity = (box.pad(clip) for clip in network_clips(seen, rule, has_depth))
-        rendered = self._encode(frames, generator, posterior_noise, vae_chunk)
+        sampled = self.config["sample_posterior"]
+        posterior = self._noise(frames, generator, posterior_noise, "posterior_noise") if sampled else None
+        rendered = encode_clip(self.vae, frames, posterior, vae_chunk).float()
         noise = self._noise(frames, generator, latents, "latents")
         noise = noise if latents is not None else self.config["temperature"] * noise
         if step_noise is not None:
             check_shape("step_noise", step_noise, (steps, *noise.shape))
-        context, null_context = self._contexts(inputs, guidance)
+        context, null_context = self._contexts(inputs.references, guided=scale != 1.0)
         self._park_vae()
         conditions = [rendered, latent_opacity(opacity, self.vae_factor)] if self.takes_opacity else [rendered]
         denoiser = Denoiser(
@@ -126,25 +125,25 @@ class RGBDVideoRepairPipeline(RepairParts):
             conditions=torch.cat(conditions, dim=1),
             context=context,
             null_context=null_context,
-            guidance=guidance,
+            scale=scale,
+            rescale=rescale,
+            batched=batch_guidance,
             references=len(inputs.references),
             fps=fps,
         )
+
+        def after_step(index: int, timestep: int, latents: Tensor) -> None:
+            if callback_on_step_end is not None:
+                callback_on_step_end(self, index, timestep, {"latents": latents})
+
         options = {"eta": eta, "generator": generator}
-        latents = self._sample(denoiser, noise, steps, options, step_noise, callback_on_step_end)
+        latents = sample_latents(self.scheduler, denoiser, noise, steps, options, step_noise, after_step)
         if self.config["residual_scale"] is not None:
             latents = rendered + rendered.new_tensor(self.config["residual_scale"]).view(-1, 1, 1, 1) * latents
         decoded = decode_clip(self.vae, latents.to(self.vae.dtype), vae_chunk).float()
         self._check_decoded(decoded)
         drawn = FusedClip(*split_frames(box.crop(decoded)), certainty=None)
         return self._output(drawn if fused is None else fused.completed(drawn), output_type)
-
-    def _encode(self, frames: Tensor, generator: torch.Generator | None, noise: Tensor | None, chunk: int) -> Tensor:
-        """Latents [1, c, T, h, w] of the renderings, float32."""
-        if not self.config["sample_posterior"]:
-            return encode_mean(self.vae, frames, chunk).float()
-        noise = self._noise(frames, generator, noise, "posterior_noise")
-        return encode_clip(self.vae, frames.to(self.vae.dtype), noise, chunk=chunk).float()
 
     def _park_vae(self) -> None:
         """With model offload on, the hooks would leave the VAE on the device until its second turn, after the UNet."""
@@ -161,42 +160,23 @@ class RGBDVideoRepairPipeline(RepairParts):
         check_shape(name, given, shape)
         return given.to(frames.device, torch.float32)
 
-    def _contexts(self, inputs: RepairInputs, guidance: Guidance) -> tuple[Tensor, Tensor | None]:
-        """Context tokens [1, n * Q, D] of the photos, and of none (only if guidance is on)."""
-        photos = [2 * photo.movedim(-1, 0) - 1 for photo in inputs.references]
+    def _contexts(self, references: list[Tensor], guided: bool) -> tuple[Tensor, Tensor | None]:
+        """Context tokens [1, n * Q, D] of photos [h, w, 3] in [0, 1], and of none (only if guidance is on)."""
+        photos = [2 * photo.movedim(-1, 0) - 1 for photo in references]
         split = self.unet.config["context_split"]
-        context = join_references(self._photo_tokens(photos), split)
-        if guidance.scale == 1.0:
+        context = join_references(self.photo_tokens(photos), split)
+        if not guided:
             return context, None
         grey = torch.zeros(3, 224, 224, device=self._execution_device)  # stands for no photo
-        null = self._photo_tokens([grey]).expand(len(photos), -1, -1)
+        null = self.photo_tokens([grey]).expand(len(photos), -1, -1)
         return context, join_references(null, split)
 
-    def _photo_tokens(self, photos: list[Tensor]) -> Tensor:
-        """Context tokens [n, Q, D] of photos [3, h, w] in [-1, 1]."""
+    def photo_tokens(self, photos: Sequence[Tensor]) -> Tensor:
+        """Context tokens [n, Q, D] of photos [3, h, w] in [-1, 1], differentiable in the resampler."""
         if self.image_encoder is not None:
             return clip_context(self.image_encoder, self.resampler, photos)
         size, patch = tuple(self.config["reference_size"]), self.config["token_patch"]
         return latent_context(self.vae, self.resampler, photos, size, patch)
-
-    def _sample(
-        self,
-        denoiser: Denoiser,
-        noise: Tensor,
-        steps: int,
-        options: dict[str, Any],
-        step_noise: Tensor | None,
-        callback: Callback | None,
-    ) -> Tensor:
-        """`sample_latents` with a bar and the caller's own callback."""
-        with self.progress_bar(total=steps) as bar:  # pyright: ignore[reportCallIssue]
-
-            def after_step(index: int, timestep: int, latents: Tensor) -> None:
-                bar.update()
-                if callback is not None:
-                    callback(self, index, timestep, {"latents": latents})
-
-            return sample_latents(self.scheduler, denoiser, noise, steps, options, step_noise, after_step)
 
     def _check_decoded(self, decoded: Tensor) -> None:
         if not torch.isfinite(decoded).all():

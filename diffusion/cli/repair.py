@@ -137,7 +137,6 @@ def _pipeline(args: Repair, folder: str, plan: MemoryPlan, device: torch.device)
         pipe = make_pipeline(args.random_weights, dtype=plan.run.dtype)
     else:
         pipe = RGBDVideoRepairPipeline.from_pretrained(folder, torch_dtype=plan.run.dtype)
-    pipe.set_progress_bar_config(disable=True)
     pipe.use_channels_last()
     if plan.offload and device.type != "cpu":
         pipe.enable_model_cpu_offload(device=device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -169,16 +170,25 @@ def _shape(value: Any) -> list[int]:
 
 
 def check_numbers(
-    steps: int, fewest: int, train_timesteps: int, eta: float | None, vae_chunk: int, output_type: str
+    steps: int,
+    bounds: tuple[int, int],
+    scale: float,
+    rescale: float,
+    eta: float | None,
+    vae_chunk: int,
+    output_type: str,
 ) -> None:
-    """Raise UserError unless the plain arguments of a call of the pipeline are in range; `fewest` steps will do."""
-    for name, value, least in (("num_inference_steps", steps, fewest), ("vae_chunk", vae_chunk, 1)):
+    """Raise UserError unless the plain arguments of a call of the pipeline are in range; steps lie within `bounds`."""
+    for name, value, least in (("num_inference_steps", steps, bounds[0]), ("vae_chunk", vae_chunk, 1)):
         if value < least or value != int(value):
             raise UserError(f"{name} is {value}; expected a whole number of at least {least}")
-    if steps >= train_timesteps:
-        raise UserError(f"num_inference_steps is {steps}; expected fewer than {train_timesteps}")
-    if eta is not None and not 0 <= eta <= 1:
-        raise UserError(f"eta is {eta}; expected a number in [0, 1]")
+    if steps > bounds[1]:
+        raise UserError(f"num_inference_steps is {steps}; expected {bounds[1]} at most")
+    if not math.isfinite(scale):
+        raise UserError(f"guidance_scale is {scale}; expected a finite number, 1 = no guidance")
+    for name, share in (("guidance_rescale", rescale), ("eta", eta)):
+        if share is not None and not 0 <= share <= 1:
+            raise UserError(f"{name} is {share}; expected a number in [0, 1]")
     if output_type not in OUTPUT_TYPES:
         raise UserError(f"output_type is {output_type!r}; expected one of {', '.join(OUTPUT_TYPES)}")
 

@@ -11,7 +11,7 @@ from transformers import CLIPVisionModel
 
 from diffusion.inputs.preprocess import clip_pixels, latent_tokens
 from diffusion.models.image_encoder import image_tokens
-from diffusion.models.vae import Autoencoder, encode_clip, spatial_factor
+from diffusion.models.vae import Autoencoder, encode_clip
 
 
 def clip_context(image_encoder: CLIPVisionModel, resampler: nn.Module, photos: Sequence[Tensor]) -> Tensor:
@@ -37,20 +37,12 @@ def latent_context(
     frames = torch.cat([F.interpolate(p[None], size=size, mode="bilinear", antialias=True) for p in photos])
     missing = vae.config["in_channels"] - 3
     frames = torch.cat([frames, frames.new_full((len(frames), missing, *size), -1.0)], dim=1)
-    latents = encode_mean(vae, frames[:, :, None], chunk=1)[:, :, 0]
+    latents = encode_clip(vae, frames[:, :, None])[:, :, 0]
     return _resampled(resampler, latent_tokens(latents, patch))
 
 
 def _resampled(resampler: nn.Module, tokens: Tensor) -> Tensor:
     return resampler(tokens.to(next(resampler.parameters()).dtype))
-
-
-def encode_mean(vae: Autoencoder, clip: Tensor, chunk: int) -> Tensor:
-    """`encode_clip` with the mean of the posterior: [B, C, T, H, W] in [-1, 1] -> latents [B, c, T, h, w]."""
-    factor = spatial_factor(vae)
-    batch, _, length, height, width = clip.shape
-    shape = (batch, vae.config["latent_channels"], length, height // factor, width // factor)
-    return encode_clip(vae, clip.to(vae.dtype), noise=clip.new_zeros(shape), chunk=chunk)
 
 
 def join_references(tokens: Tensor, split: int | None) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,26 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.errors import UserError
 from diffusion.models.denoiser import LiteVideoUNet
 from diffusion.models.unet import RGBDVideoUNet
 from diffusion.sampling.guidance import guide
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """Classifier-free guidance: `scale` (1 = off) and `rescale` in [0, 1]. `batched`: both branches in one pass; else
-    one after the other, with half the memory."""
-
-    scale: float = 1.0
-    rescale: float = 0.0
-    batched: bool = True
-
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.scale):
-            raise UserError(f"guidance_scale is {self.scale}; expected a finite number, 1 = no guidance")
-        if not 0 <= self.rescale <= 1:
-            raise UserError(f"guidance_rescale is {self.rescale}; expected a number in [0, 1]")
 
 
 @dataclass
@@ -38,14 +20,17 @@ class Denoiser:
     """The network with everything that stays fixed over the steps of a run.
 
     `conditions` [B, C', T, h, w] are stacked below the noisy latents; `context` and `null_context` [B, L, D] are the
-    tokens of the `references` photos and of none, which is None where guidance is off.
+    tokens of the `references` photos and of none, which is None where guidance is off. `scale` and `rescale` are
+    `guidance.guide`'s; `batched`: both branches in one pass; else one after the other, with half the memory.
     """
 
     unet: RGBDVideoUNet | LiteVideoUNet
     conditions: Tensor
     context: Tensor
     null_context: Tensor | None
-    guidance: Guidance
+    scale: float = 1.0
+    rescale: float = 0.0
+    batched: bool = True
     references: int = 1
     fps: int | None = None
 
@@ -53,14 +38,14 @@ class Denoiser:
         """Noisy latents [B, c, T, h, w] as the network wants them, and a timestep [] -> guided prediction, float32."""
         if self.null_context is None:
             return self._predict(latents, self.conditions, self.context, timestep)
-        if self.guidance.batched:
+        if self.batched:
             latents, conditions = torch.cat([latents] * 2), torch.cat([self.conditions] * 2)
             context = torch.cat([self.context, self.null_context])
             conditional, unconditional = self._predict(latents, conditions, context, timestep).chunk(2)
         else:
             conditional = self._predict(latents, self.conditions, self.context, timestep)
             unconditional = self._predict(latents, self.conditions, self.null_context, timestep)
-        return guide(conditional, unconditional, self.guidance.scale, self.guidance.rescale)
+        return guide(conditional, unconditional, self.scale, self.rescale)
 
     def _predict(self, latents: Tensor, conditions: Tensor, context: Tensor, timestep: Tensor) -> Tensor:
         sample = torch.cat([latents, conditions], dim=1).to(self.unet.dtype)

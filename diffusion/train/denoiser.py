@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,8 @@ from diffusion.fuse import drawn_share
 from diffusion.inputs.preprocess import latent_opacity, percentile_disparity
 from diffusion.models.fusion import FusionNetwork
 from diffusion.models.patch_autoencoder import PatchAutoencoder
-from diffusion.models.vae import decode_clip
+from diffusion.models.vae import decode_clip, encode_clip
 from diffusion.pipeline import RGBDVideoRepairPipeline
-from diffusion.sampling.conditioning import encode_mean, latent_context
 from diffusion.schedulers import RescaledDPMSolverScheduler
 from diffusion.train.checkpoint import TrainState, average_of
 from diffusion.train.denoiser_clips import DenoiserBatch, FusedFits, make_batch
@@ -123,19 +122,16 @@ def plain_frames(path: Path) -> Tensor:
     return frames[..., :height, :width]
 
 
-def _samples(fits: FusedFits, files: Sequence[Path], config: DenoiserConfig) -> Iterator[DenoiserBatch]:
-    for step in range(2 * len(files)):
-        yield make_batch(fits, files, config.capture_share, config.seed + 1, step, 1, WINDOWS[step % len(WINDOWS)])
-
-
 @torch.no_grad()
 def residual_scale(
     vae: PatchAutoencoder, fits: FusedFits, files: Sequence[Path], config: DenoiserConfig
 ) -> list[float]:
     """Root mean square, per latent channel, of what the fused frames lack where the fusion network is unsure."""
     square, total = torch.zeros(vae.config["latent_channels"]), torch.zeros(())
-    for batch in _samples(fits, files, config):
-        off = encode_mean(vae, batch.target, chunk=16) - encode_mean(vae, batch.fused, chunk=16)
+    for step in range(2 * len(files)):
+        window = WINDOWS[step % len(WINDOWS)]
+        batch = make_batch(fits, files, config.capture_share, config.seed + 1, step, 1, window)
+        off = encode_clip(vae, batch.target, chunk=16) - encode_clip(vae, batch.fused, chunk=16)
         weight = drawn_share(latent_opacity(batch.certainty, vae.config["patch_size"]))
         square += (weight * off.square()).sum((0, 2, 3, 4))
         total += weight.sum()
@@ -154,7 +150,7 @@ def denoiser_loss(
     vae, scheduler = pipeline.vae, pipeline.scheduler
     assert isinstance(scheduler, RescaledDPMSolverScheduler)
     with torch.no_grad():
-        fused, target = (encode_mean(vae, x, chunk=64) for x in (batch.fused, batch.target))
+        fused, target = (encode_clip(vae, x, chunk=64) for x in (batch.fused, batch.target))
         certainty = latent_opacity(batch.certainty, pipeline.vae_factor)
         size = fused.new_tensor(pipeline.config["residual_scale"]).view(-1, 1, 1, 1)
         clean = (target - fused) / size
@@ -163,7 +159,7 @@ def denoiser_loss(
         signal = scheduler.network_alphas_cumprod[moments].to(clean).view(-1, 1, 1, 1, 1).sqrt()
         rest = (1 - signal.square()).sqrt()
         noised, velocity = signal * clean + rest * noise, signal * noise - rest * clean
-    context = photo_context(pipeline, batch.photos)
+    context = pipeline.photo_tokens(batch.photos)
     sample = torch.cat([noised, fused, certainty], 1)
     found = pipeline.unet(sample, moments.to(clean.device), context, return_dict=False)[0]
     unsure = drawn_share(certainty)
@@ -179,12 +175,6 @@ def denoiser_loss(
         loss = loss + perceptual_weight * perceptual
         logs["lpips"] = perceptual
     return loss, logs
-
-
-def photo_context(pipeline: RGBDVideoRepairPipeline, photos: Sequence[Tensor]) -> Tensor:
-    """Context tokens [B, Q, D] of a photo [3, h, w] in [-1, 1] for each clip, differentiable in the resampler."""
-    size, patch = tuple(pipeline.config["reference_size"]), pipeline.config["token_patch"]
-    return latent_context(pipeline.vae, pipeline.resampler, photos, size, patch)
 
 
 def averaged_pipeline(

@@ -23,7 +23,6 @@ def scores(pipeline: RGBDVideoRepairPipeline, files: Sequence[Path], frames: int
     """Means over clips of novel frames: dB and LPIPS of the fused frames and with what was drawn, the same error where
     something was drawn, sharpness there against the truth's, and how far two seeds differ there and elsewhere."""
     lpips = Lpips()
-    pipeline.set_progress_bar_config(disable=True)
     found: list[dict[str, float]] = []
     for path in files:
         fit = kept_fit(path)

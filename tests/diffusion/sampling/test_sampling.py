@@ -1,25 +1,17 @@
-"""Guidance settings and the guided denoiser."""
+"""The guided denoiser."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
-from diffusion.errors import UserError
-from diffusion.sampling.sample import Denoiser, Guidance
+from diffusion.sampling.sample import Denoiser
 
 
 def noise(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def test_senseless_guidance_is_refused():
-    for kwargs in ({"rescale": 2.0}, {"scale": float("inf")}):
-        with pytest.raises(UserError, match="expected"):
-            Guidance(**kwargs)
 
 
 def test_the_denoiser_guides_the_two_branches():
@@ -36,7 +28,8 @@ def test_the_denoiser_guides_the_two_branches():
             conditions=torch.zeros(1, 3, 1, 2, 2),
             context=torch.full((1, 1, 1), 5.0),
             null_context=torch.full((1, 1, 1), 2.0),
-            guidance=Guidance(4.0, batched=batched),
+            scale=4.0,
+            batched=batched,
         )
         assert (denoiser(sample, torch.tensor(500)) == 2 + 4 * (5 - 2)).all()
         denoiser.null_context = None

@@ -15,8 +15,7 @@ from diffusion.inputs.repair_inputs import RepairInputs, network_clips
 from diffusion.models.denoiser import LiteVideoUNet
 from diffusion.models.fusion import FusionNetwork
 from diffusion.models.patch_autoencoder import PatchAutoencoder
-from diffusion.models.vae import decode_clip
-from diffusion.sampling.conditioning import encode_mean
+from diffusion.models.vae import decode_clip, encode_clip
 from diffusion.train import denoiser
 from diffusion.train.denoiser import DenoiserConfig, denoiser_loss
 from diffusion.train.denoiser_clips import DenoiserBatch, FusedFits, make_batch, network_clip
@@ -131,7 +130,7 @@ class Perfect(torch.nn.Module):
 def test_the_loss_is_zero_for_the_true_residual(fits, paths):
     pipe = tiny_pipeline(BOTH)
     batch = make_batch(fits, paths, 0.4, 0, 0, 2, WINDOW)
-    fused, target = (encode_mean(pipe.vae, x, chunk=8) for x in (batch.fused, batch.target))
+    fused, target = (encode_clip(pipe.vae, x, chunk=8) for x in (batch.fused, batch.target))
     clean = (target - fused) / torch.tensor(pipe.config["residual_scale"]).view(-1, 1, 1, 1)
     with torch.no_grad():
         trained, _ = denoiser_loss(pipe, batch, seeded(0))
@@ -175,8 +174,8 @@ def test_a_perfect_denoiser_gives_the_truth(monkeypatch):
 
         def forward(self, noisy, moment, context, fps=None, references=1, return_dict=True):
             fused = noisy[:, 8:16]
-            target = encode_mean(
-                vae, torch.cat([2 * truth.movedim(-1, 0)[None] - 1, 0 * truth[None, :, :, :, 0][None]], 1), 4
+            target = encode_clip(
+                vae, torch.cat([2 * truth.movedim(-1, 0)[None] - 1, 0 * truth[None, :, :, :, 0][None]], 1)
             )
             self.clean = (target - fused) / torch.tensor(pipe.config["residual_scale"]).view(-1, 1, 1, 1)
             return super().forward(noisy, moment, context)
