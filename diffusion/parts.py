@@ -49,7 +49,6 @@ class RepairParts(DiffusionPipeline):
 
     model_cpu_offload_seq = "fusion->image_encoder->resampler->unet->vae"
     _optional_components = ["image_encoder", "fusion", "unet", "vae", "resampler", "scheduler"]
-    _callback_tensor_inputs = ["latents"]
 
     unet: RGBDVideoUNet | LiteVideoUNet
     vae: Autoencoder

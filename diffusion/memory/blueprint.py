@@ -39,11 +39,6 @@ class Blueprint:
             modules = make_modules(configuration)
         return cls(configuration.name, modules, dict(configuration.settings))
 
-    @property
-    def parameters(self) -> dict[str, int]:
-        """Number of parameters of each network."""
-        return {name: sum(p.numel() for p in m.parameters()) for name, m in self.modules.items()}
-
 
 def read_blueprint(folder: Path, skip: Collection[str] = ()) -> Blueprint:
     """The networks that a pipeline folder describes; reads its JSON files only.
