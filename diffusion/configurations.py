@@ -19,7 +19,6 @@ class Configuration:
     """
 
     name: str
-    summary: str
     unet: dict[str, Any] | None = field(default_factory=dict)
     unet_class: str = "RGBDVideoUNet"
     vae: dict[str, Any] = field(default_factory=dict)
@@ -31,20 +30,14 @@ class Configuration:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-OFFICIAL = Configuration(
-    name="official",
-    summary="the network of the official checkpoint: 2.2 B parameters, 25 DDIM steps with guidance",
-    image_encoder={},
-    few_step=False,
-    scheduler={"clean_end": False},
-)
+OFFICIAL = Configuration("official", image_encoder={}, few_step=False, scheduler={"clean_end": False})
+"""The network of the official checkpoint: 2.2 B parameters, 25 DDIM steps with guidance."""
 
 LITE = Configuration(
     name="lite",
-    summary="fusion of renderings and photos, and a small video diffusion model for what no photo shows",
     unet_class="LiteVideoUNet",
     unet={"in_channels": 33, "out_channels": 16, "block_out_channels": (64, 128, 192), "cross_attention_dim": 64},
-    vae={"patch_size": 4, "latent_channels": 16, "refine_width": 0},
+    vae={"patch_size": 4, "latent_channels": 16},
     resampler={
         "embed_dims": 16 * 4**2 + TOKEN_PLACE_WIDTH,
         "output_dims": 64,
@@ -61,12 +54,12 @@ LITE = Configuration(
         "disparity_rule": "percentile",
         "reference_size": (96, 160),
         "token_patch": 4,
-        "temperature": 1.0,
         "default_steps": 4,
         "default_guidance_scale": 1.0,
         "default_guidance_rescale": 0.0,
     },
 )
+"""Fusion of renderings and photos, and a small video diffusion model for what no photo shows."""
 
 CONFIGURATIONS: dict[str, Configuration] = {c.name: c for c in (OFFICIAL, LITE)}
 

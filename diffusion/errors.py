@@ -18,6 +18,11 @@ class UserError(ValueError):
     """Bad input. The text says what was found, what was expected, and what to do next."""
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an exception says, without a full stop; its name where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
 def exits_cleanly(command: Callable[P, R]) -> Callable[P, R]:
     """Wrap an entry point: a `UserError` becomes one message on stderr and exit status 2."""
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import nn
 from transformers import CLIPVisionModel
 
@@ -18,7 +15,7 @@ from diffusion.models.unet import RGBDVideoUNet
 from diffusion.models.vae import make_vae
 from diffusion.schedulers import RescaledDDIMScheduler, RescaledDPMSolverScheduler
 
-UNETS: dict[str, Any] = {kind.__name__: kind for kind in (RGBDVideoUNet, LiteVideoUNet)}
+UNETS = {kind.__name__: kind for kind in (RGBDVideoUNet, LiteVideoUNet)}
 """The denoisers by name."""
 
 
@@ -27,18 +24,14 @@ def make_modules(configuration: Configuration) -> dict[str, nn.Module]:
     modules: dict[str, nn.Module] = {}
     if configuration.unet is not None:
         modules["unet"] = UNETS[configuration.unet_class](**configuration.unet)
-        modules["vae"] = make_autoencoder(configuration.vae)
+        make_autoencoder = PatchAutoencoder if "patch_size" in configuration.vae else make_vae
+        modules["vae"] = make_autoencoder(**configuration.vae)
         modules["resampler"] = Resampler(**configuration.resampler)
     if configuration.image_encoder is not None:
         modules["image_encoder"] = CLIPVisionModel(open_clip_vision_config(**configuration.image_encoder))
     if configuration.fusion is not None:
         modules["fusion"] = FusionNetwork(**configuration.fusion)
     return modules
-
-
-def make_autoencoder(arguments: dict[str, Any]) -> AutoencoderKL | PatchAutoencoder:
-    """The autoencoder that a configuration's arguments belong to."""
-    return PatchAutoencoder(**arguments) if "patch_size" in arguments else make_vae(**arguments)
 
 
 def make_scheduler(configuration: Configuration) -> RescaledDDIMScheduler | RescaledDPMSolverScheduler | None:

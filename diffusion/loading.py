@@ -12,8 +12,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError, safe_open
 
 from diffusion.configurations import CONFIGURATIONS
-from diffusion.errors import UserError
-from diffusion.memory.blueprint import Blueprint, read_blueprint
+from diffusion.errors import UserError, first_line
+from diffusion.memory.blueprint import read_blueprint
 
 BUNDLED = Path(__file__).parent / "weights"
 WEIGHT_FILES = {"image_encoder": "model.safetensors"}
@@ -40,7 +40,10 @@ def locate_weights(name: str, **hub_options: Any) -> Path:
     if (BUNDLED / name / "model_index.json").is_file():
         return BUNDLED / name
     if name in CONFIGURATIONS:
-        raise UserError(_not_bundled(name))
+        raise UserError(
+            f"the weights {name!r} are not in this installation; expected the folder that genfusion-convert makes of "
+            "GenFusion's checkpoint (10.4 GB), or that training wrote"
+        )
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _from_hub(name, hub_options)
     raise UserError(
@@ -87,8 +90,7 @@ def loading_errors_in_one_line(folder: Path) -> Iterator[None]:
     except UserError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, AttributeError) as error:
-        text = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{folder} can't be loaded as a repair pipeline: {text}") from error
+        raise UserError(f"{folder} can't be loaded as a repair pipeline: {first_line(error)}") from error
 
 
 def _tensor_shapes(folder: Path, name: str, module: Any) -> dict[str, list[int]]:
@@ -119,34 +121,11 @@ def _bare(key: str) -> str:
     return key.removeprefix("vision_model.")
 
 
-def _not_bundled(name: str) -> str:
-    blueprint = Blueprint.of(CONFIGURATIONS[name])
-    size = sum(blueprint.parameters.values()) * 2
-    how = (
-        "fetch the official GenFusion checkpoint (a .ckpt file of about 10.4 GB) and run genfusion-convert on it, "
-        "then give the folder that it writes"
-        if name == "official"
-        else "give a folder that training wrote, or reinstall a release that bundles them"
-    )
-    have = ", ".join(bundled_names()) or "none"
-    return (
-        f"the weights {name!r} ({BUNDLED.name}/{name}/, {size / 2**20:,.0f} MiB in float16) are not in this "
-        f"installation (bundled: {have}); {how}"
-    )
-
-
 def _from_hub(name: str, options: dict[str, Any]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.md"], **options))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(
-            f"the weights {name!r} are neither a local folder nor bundled, and their files (model_index.json first; "
-            f"{_size_hint()}) can't be fetched from the hub: {reason}. Download the repository on another machine and "
-            f"give the folder"
+            f"the weights {name!r} are neither a local folder nor bundled, and can't be fetched from the hub: "
+            f"{first_line(error)}. Download the repository on another machine and give the folder"
         ) from error
-
-
-def _size_hint() -> str:
-    sizes = {key: sum(Blueprint.of(c).parameters.values()) * 2 / 2**20 for key, c in CONFIGURATIONS.items()}
-    return ", ".join(f"{size:,.0f} MiB if {key}" for key, size in sizes.items())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from torch import Tensor, nn
+from torch import nn
 from transformers import CLIPVisionModel
 
 from diffusion.components import public_paths
@@ -49,7 +49,6 @@ class RepairParts(DiffusionPipeline):
 
     model_cpu_offload_seq = "fusion->image_encoder->resampler->unet->vae"
     _optional_components = ["image_encoder", "fusion", "unet", "vae", "resampler", "scheduler"]
-    _callback_tensor_inputs = ["latents"]
 
     unet: RGBDVideoUNet | LiteVideoUNet
     vae: Autoencoder
@@ -90,7 +89,6 @@ class RepairParts(DiffusionPipeline):
             default_guidance_scale=default_guidance_scale,
             default_guidance_rescale=default_guidance_rescale,
         )
-        self._null_context: tuple[tuple[Any, ...], Tensor] | None = None
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
@@ -140,14 +138,6 @@ class RepairParts(DiffusionPipeline):
             return False
         latent = self.vae.config["latent_channels"]
         return self.unet.config["in_channels"] == 2 * latent + 1
-
-    def compile(self, **kwargs: Any) -> None:
-        """`torch.compile` the networks in place; saving still works. Takes its arguments."""
-        if self.fusion is not None:
-            self.fusion.compile(**kwargs)
-        if self.unet is not None:
-            for module in (self.unet, self.vae.encoder, self.vae.decoder):
-                module.compile(**kwargs)
 
     def use_channels_last(self) -> None:
         """Lay the 2-D convolutions' weights out channels-last, which CPUs and tensor cores are quicker with."""

@@ -16,7 +16,6 @@ from diffusion.pipeline import RGBDVideoRepairPipeline
 
 def lite(
     name: str,
-    summary: str,
     unet_widths: tuple[int, ...],
     attention: tuple[bool, ...],
     vae_widths: tuple[int, ...] | None,
@@ -32,7 +31,7 @@ def lite(
     """A configuration of the lite family: no CLIP tower, opacity as an extra input channel, few steps, no guidance.
 
     Args:
-        name, summary: see `Configuration`.
+        name: of the configuration.
         unet_widths: channels of the UNet's levels, each at half the resolution of the one before.
         attention: which levels have spatial and temporal attention; its cost at a level grows with the square of the
             number of latent positions.
@@ -49,7 +48,6 @@ def lite(
     """
     return Configuration(
         name=name,
-        summary=summary,
         unet={
             "in_channels": 2 * latent_channels + 1,
             "out_channels": latent_channels,
@@ -98,7 +96,6 @@ def lite(
 
 LITE = lite(
     "tiny-lite",
-    "for tests",
     unet_widths=(16, 32),
     attention=(False, True),
     vae_widths=(16, 16, 32),
@@ -121,12 +118,13 @@ _PATCHES: dict[str, Any] = {
     "head_width": 8,
     "groups": 8,
 }
-PATCHES = lite("tiny-patches", "for tests: with the autoencoder that is fitted, not trained", **_PATCHES)
+PATCHES = lite("tiny-patches", **_PATCHES)
+"""With the autoencoder that is fitted, not trained."""
 
 FUSION_ARGUMENTS: dict[str, Any] = {"widths": (8, 16), "source_width": 4, "blocks": (1, 1), "trained_side": 64}
-FUSION = Configuration("tiny-fusion", "for tests: lite's kind", unet=None, fusion=FUSION_ARGUMENTS)
+FUSION = Configuration("tiny-fusion", unet=None, fusion=FUSION_ARGUMENTS)
 BOTH = replace(
-    lite("tiny-both", "for tests: lite's kind", **_PATCHES, reference_size=(16, 32), fusion=FUSION_ARGUMENTS),
+    lite("tiny-both", **_PATCHES, reference_size=(16, 32), fusion=FUSION_ARGUMENTS),
     unet_class="LiteVideoUNet",
     unet={
         "in_channels": 17,
@@ -140,9 +138,8 @@ BOTH = replace(
 )
 BOTH = replace(BOTH, settings={**BOTH.settings, "residual_scale": tuple(0.5 + 0.1 * i for i in range(8))})
 
-OFFICIAL = Configuration(
+OFFICIAL = Configuration(  # with a CLIP tower, a split context, and posterior sampling
     name="tiny-official",
-    summary="for tests: the official layout, with a CLIP tower, a split context, and posterior sampling",
     unet={
         "block_out_channels": (16, 32),
         "down_block_types": ("CrossAttnDownBlock3D", "DownBlock3D"),

@@ -13,7 +13,7 @@ class Repair:
 
     The clip is a folder (rgb/, and optionally depth/, alpha/ and reference/, with one file per frame) or an .npz file
     (arrays rgb, depth, alpha, reference). Written are OUT/rgb, OUT/disparity, OUT/repaired.npz, OUT/side_by_side.png
-    and OUT/side_by_side.mp4 (or .gif).
+    and OUT/side_by_side.mp4.
     """
 
     clip: Path
@@ -30,10 +30,6 @@ class Repair:
     """Steps of the sampler; more are slower and seldom worse. Default: what the weights were made for."""
     guidance_scale: float | None = None
     """Pull towards the photos; 1 switches it off and halves the work. Default: what the weights were made for."""
-    strength: float = 1.0
-    """Below 1, well-seen pixels start from their noised rendering and keep more of it; 1 = start from noise."""
-    sampler: Literal["default", "ddim", "few-step"] = "default"
-    """Replaces the sampler that the weights come with; `few-step` is good from 4 to 10 steps."""
     size: tuple[int, int] | None = None
     """Height and width to repair at; the frames are resized first. Default: the size of the frames."""
     window: int = 16
@@ -46,7 +42,5 @@ class Repair:
     """Precision of the networks (the schedule stays in float32); `auto` is float32 on a CPU, else bfloat16."""
     memory_budget: str | None = None
     """Such as `8GiB`: the run is cut into pieces that fit, or refused. Default on CUDA: what is free."""
-    compile: bool = False
-    """Run torch.compile on the networks: minutes at first, then quicker; worth it for many clips."""
     plan_only: bool = False
     """Print the memory plan and stop, without reading any weights."""

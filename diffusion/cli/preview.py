@@ -1,18 +1,16 @@
-"""Before and after, side by side: a PNG sheet, and a video where a writer is at hand."""
+"""Before and after, side by side: a PNG sheet and a video."""
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from diffusion.files import replacing
 from diffusion.inputs.clips import save_image
-
-logger = logging.getLogger(__name__)
 
 Frames = NDArray[np.float32]
 
@@ -53,17 +51,8 @@ def write_sheet(path: Path, frames: NDArray[np.uint8], rows: int = 8) -> None:
     save_image(Image.fromarray(np.concatenate(list(frames[chosen]), axis=0)), path)
 
 
-def write_video(path: Path, frames: NDArray[np.uint8], fps: int = 8) -> Path:
-    """Write frames [T, H, W, 3] as an MP4 by way of PyAV, or as a GIF beside it where PyAV is not installed.
-
-    Returns:
-        The path written: `path`, or `path` with the ending .gif.
-    """
-    try:
-        import av
-    except ImportError:
-        logger.info("PyAV is not installed; writing a GIF instead of an MP4")
-        return _write_gif(path.with_suffix(".gif"), frames, fps)
+def write_video(path: Path, frames: NDArray[np.uint8], fps: int = 8) -> None:
+    """Write frames [T, H, W, 3] as an MP4."""
     # H.264 in its common form wants even sides.
     even = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
     with replacing(path) as temporary, av.open(str(temporary), "w") as container:
@@ -72,11 +61,3 @@ def write_video(path: Path, frames: NDArray[np.uint8], fps: int = 8) -> Path:
         for frame in even:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode())
-    return path
-
-
-def _write_gif(path: Path, frames: NDArray[np.uint8], fps: int) -> Path:
-    images = [Image.fromarray(frame) for frame in frames]
-    with replacing(path) as temporary:
-        images[0].save(temporary, save_all=True, append_images=images[1:], duration=1000 // fps, loop=0)
-    return path

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from diffusion.cli.options import Repair
 from diffusion.cli.preview import shown_disparity, side_by_side, write_sheet, write_video
 from diffusion.configurations import get_configuration
-from diffusion.errors import UserError
+from diffusion.errors import UserError, first_line
 from diffusion.inputs.clips import Array, Clip, read_clip, read_image, windows, write_repaired
 from diffusion.inputs.preprocess import resize_depth, resize_rgb
 from diffusion.loading import locate_weights
@@ -22,7 +22,6 @@ from diffusion.memory.blueprint import Blueprint, read_blueprint
 from diffusion.memory.memory_plan import MemoryPlan, Run, parse_bytes, plan_memory
 from diffusion.pipeline import RGBDVideoRepairPipeline
 from diffusion.random_weights import make_pipeline
-from diffusion.schedulers import RescaledDDIMScheduler, make_few_step_scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +60,6 @@ def _check(args: Repair) -> None:
         raise UserError(f"--steps is {args.steps}; expected at least 1, or leave it out for what the weights advise")
     if args.guidance_scale is not None and not 0 <= args.guidance_scale < float("inf"):
         raise UserError(f"--guidance-scale is {args.guidance_scale}; expected a number of at least 0")
-    if not 0 < args.strength <= 1:
-        raise UserError(f"--strength is {args.strength}; expected above 0 and at most 1, 1 = start from noise")
     if args.size is not None and min(args.size) < 1:
         raise UserError(f"--size is {args.size}; expected height and width of at least 1")
     in_the_way = next((path for path in (args.out, *args.out.parents) if path.exists() and not path.is_dir()), None)
@@ -97,8 +94,9 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        text = str(error).splitlines()[0]
-        raise UserError(f"the device {name!r} can't be used here: {text}; expected auto, cpu or cuda") from error
+        raise UserError(
+            f"the device {name!r} can't be used here: {first_line(error)}; expected auto, cpu or cuda"
+        ) from error
     return device
 
 
@@ -139,19 +137,11 @@ def _pipeline(args: Repair, folder: str, plan: MemoryPlan, device: torch.device)
         pipe = make_pipeline(args.random_weights, dtype=plan.run.dtype)
     else:
         pipe = RGBDVideoRepairPipeline.from_pretrained(folder, torch_dtype=plan.run.dtype)
-    if args.sampler == "ddim":
-        ddim: Any = RescaledDDIMScheduler.from_config(pipe.scheduler.config)
-        pipe.scheduler = ddim
-    elif args.sampler == "few-step":
-        pipe.scheduler = make_few_step_scheduler(pipe.scheduler.config)
-    pipe.set_progress_bar_config(disable=True)
     pipe.use_channels_last()
     if plan.offload and device.type != "cpu":
         pipe.enable_model_cpu_offload(device=device)
     else:
         pipe.to(device)
-    if args.compile:
-        pipe.compile()
     return pipe
 
 
@@ -168,9 +158,8 @@ def _repair_windows(
         task = progress.add_task("steps", total=plan.run.steps * len(parts))
         for index, (start, first_new) in enumerate(parts):
 
-            def advance(pipe: Any, step: int, timestep: int, tensors: dict, done: int = index) -> dict:
+            def advance(pipe: Any, step: int, timestep: int, tensors: dict, done: int = index) -> None:
                 progress.update(task, completed=done * plan.run.steps + step + 1)
-                return {}
 
             part = slice(start, start + length)
             output = pipe(
@@ -180,7 +169,6 @@ def _repair_windows(
                 references=clip.references,
                 num_inference_steps=plan.run.steps,
                 guidance_scale=args.guidance_scale,
-                strength=args.strength,
                 generator=torch.Generator().manual_seed(args.seed),
                 vae_chunk=plan.vae_chunk,
                 batch_guidance=plan.batch_guidance,
@@ -203,7 +191,7 @@ def _write(args: Repair, clip: Clip, rgb: Array, disparity: Array | None, consol
     try:
         write_repaired(args.out, rgb, disparity, clip.names)
         write_sheet(args.out / "side_by_side.png", frames)
-        video = write_video(args.out / "side_by_side.mp4", frames)
+        write_video(args.out / "side_by_side.mp4", frames)
     except OSError as error:
         raise UserError(f"can't write to {args.out}: {error}; give another --out or make room there") from error
     if clip.depth is None:
@@ -213,7 +201,7 @@ def _write(args: Repair, clip: Clip, rgb: Array, disparity: Array | None, consol
             soft_wrap=True,
         )
     console.print(
-        f"wrote {args.out}: frames, {video.name}, side_by_side.png; from the left: {', '.join(columns)}",
+        f"wrote {args.out}: frames, side_by_side.mp4, side_by_side.png; from the left: {', '.join(columns)}",
         markup=False,
         soft_wrap=True,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from diffusion.convert.pieces import NetworkPlan
@@ -14,60 +13,41 @@ ORIGINS = {
     "resampler": ("resampler", "GenFusion, trained from DynamiCrafter", "MIT; DynamiCrafter: Apache-2.0"),
     "image_encoder": ("image encoder", "OpenCLIP ViT-H/14, laion2b_s32b_b79k", "MIT"),
     "vae": ("autoencoder", "4 image channels: Intel/ldm3d-4c; 3: Stable Diffusion", "CreativeML OpenRAIL-M"),
-    "text_encoder": ("text encoder (unused by GenFusion)", "OpenCLIP ViT-H/14, laion2b_s32b_b79k", "MIT"),
 }
+HEADER = """---
+library_name: diffusers
+pipeline_tag: video-to-video
+license: other
+---
 
+# RGB-D video repair: converted weights
 
-@dataclass
-class SourceFile:
-    """A file that was converted."""
+Written by `genfusion-convert`; `diffusion.pipeline.RGBDVideoRepairPipeline.from_pretrained` loads this folder.
+The weights keep the licences of their publishers; check them before you pass the files on.
 
-    path: Path
-    size: int
-    digest: str
+| part | tensors | parameters | origin | licence |
+| --- | --- | --- | --- | --- |
+"""
 
 
 def model_card(
-    sources: list[SourceFile],
-    networks: list[NetworkPlan],
-    dtype: str,
-    digests: Mapping[str, str],
-    ignored: Mapping[str, list[str]],
+    checkpoint: Path, digest: str, networks: list[NetworkPlan], dtype: str, ignored: Mapping[str, list[str]]
 ) -> str:
     """README.md of the pipeline folder.
 
     Args:
-        sources: the converted files.
+        checkpoint: the converted file, with its SHA-256 `digest`.
         networks: what was written.
         dtype: of the weights, for the reader.
-        digests: weight file, relative to the folder -> SHA-256.
         ignored: kind of leftover -> names.
     """
-    lines = [
-        "---",
-        "library_name: diffusers",
-        "pipeline_tag: video-to-video",
-        "license: other",
-        "---",
-        "",
-        "# RGB-D video repair: converted weights",
-        "",
-        "Written by `genfusion-convert`. Load with `RGBDVideoRepairPipeline.from_pretrained(<this folder>)`.",
-        "The weights keep the licences of their publishers; check them before you pass the files on.",
-        "",
-        "| part | tensors | parameters | origin | licence |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    lines = []
     for network in networks:
         what, origin, licence = ORIGINS[network.folder]
-        tensors = network.model.state_dict().values()
-        count = sum(tensor.numel() for tensor in tensors)
-        lines.append(f"| {what} | {len(tensors)} | {count:,} | {origin} | {licence} |")
-    lines += ["", f"Weights are stored in {dtype}.", "", "## Converted from", ""]
-    lines += [f"* `{s.path.name}`, {s.size:,} bytes, SHA-256 `{s.digest}`" for s in sources]
-    lines += ["", "## Files", ""]
-    lines += [f"* `{name}`, SHA-256 `{digest}`" for name, digest in digests.items()]
+        lines.append(f"| {what} | {len(network.pieces)} | {network.parameters:,} | {origin} | {licence} |")
+    size = checkpoint.stat().st_size
+    lines += ["", f"Stored in {dtype}; from `{checkpoint.name}`, {size:,} bytes, SHA-256 `{digest}`."]
     if ignored:
         lines += ["", "## Left out", ""]
         lines += [f"* {kind}: {len(names)} tensors" for kind, names in ignored.items()]
-    return "\n".join(lines) + "\n"
+    return HEADER + "\n".join(lines) + "\n"

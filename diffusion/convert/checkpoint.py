@@ -15,28 +15,28 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from diffusion.convert.pieces import Shape
-from diffusion.errors import UserError
+from diffusion.errors import UserError, first_line
 
 DEEPSPEED_PREFIX = "_forward_module."
+UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, AttributeError, TypeError, ValueError, OSError)
+"""What torch raises for files that are damaged, or something else."""
 
 
 class Checkpoint:
     """Tensors of a file by name, memory-mapped: a tensor's pages are read when it is used.
 
-    Pages stay resident while they are mapped, so `release` now and then unmaps the file and maps it again.
+    Pages stay resident while they are mapped, so `release` now and then unmaps the file and maps it again. No code of
+    the file's choosing runs: Python objects besides tensors and plain values become empty placeholders.
 
     Args:
         path: a torch file (Lightning, DeepSpeed or a plain state dict) or a .safetensors file.
-        allow_pickle: read a torch file that holds more than tensors and plain values. Even then no code of
-            the file's choosing runs: unknown objects become empty placeholders.
 
     Raises:
-        UserError: for a file that is missing, incomplete, no checkpoint, or needs `allow_pickle`.
+        UserError: for a file that is missing, incomplete, or no checkpoint.
     """
 
-    def __init__(self, path: Path, allow_pickle: bool = False) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.allow_pickle = allow_pickle
         _check_readable(path)
         self._tensors = self._open()
         self.shapes: dict[str, Shape] = {name: shape for name, (shape, _) in self._tensors.items()}
@@ -55,7 +55,7 @@ class Checkpoint:
             return _open_safetensors(self.path)
         return {
             name.removeprefix(DEEPSPEED_PREFIX): (tuple(tensor.shape), lambda tensor=tensor: tensor)
-            for name, tensor in _state_dict(_load_torch(self.path, self.allow_pickle), self.path).items()
+            for name, tensor in _state_dict(_load_torch(self.path), self.path).items()
         }
 
 
@@ -103,30 +103,20 @@ def _open_safetensors(path: Path) -> dict[str, tuple[Shape, Callable[[], Tensor]
     }
 
 
-def _load_torch(path: Path, allow_pickle: bool) -> Any:
+def _load_torch(path: Path) -> Any:
     if not zipfile.is_zipfile(path):
         raise UserError(
-            f"{path} ({path.stat().st_size:,} bytes) is no complete torch file: either it is cut off "
-            "(compare its "
+            f"{path} ({path.stat().st_size:,} bytes) is no complete torch file: either it is cut off (compare its "
             "size with the original's, and download it again), or it was not written by torch 1.6 or newer."
         )
+    mapped: dict[str, Any] = {"map_location": "cpu", "mmap": True}
     try:
-        if allow_pickle:
-            return torch.load(
-                path, map_location="cpu", mmap=True, weights_only=False, pickle_module=_placeholder_pickle()
-            )
-        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except pickle.UnpicklingError as error:
-        if allow_pickle:
-            raise UserError(f"{path} is damaged ({error}); download it again.") from error
-        raise UserError(
-            f"{path} holds Python objects besides tensors, and reading those can run code that the file "
-            "brings along. "
-            f"Its SHA-256 is {sha256(path)}; if that is what its publisher states, add --allow-pickle."
-        ) from error
-    except (RuntimeError, EOFError, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise UserError(f"{path} is no readable torch checkpoint ({reason}); download it again.") from error
+        try:
+            return torch.load(path, **mapped, weights_only=True)
+        except pickle.UnpicklingError:  # it holds other objects, too
+            return torch.load(path, **mapped, weights_only=False, pickle_module=_placeholder_pickle())
+    except UNREADABLE as error:
+        raise UserError(f"{path} is no readable torch checkpoint ({first_line(error)}); download it again.") from error
 
 
 class _Placeholder:
@@ -152,8 +142,7 @@ class _Placeholder:
 
 
 class _PlaceholderUnpickler(pickle.Unpickler):
-    """Builds tensors and plain containers; everything else becomes a `_Placeholder`, so no foreign code
-    runs."""
+    """Builds tensors and plain containers; everything else becomes a `_Placeholder`, so no foreign code runs."""
 
     ALLOWED = frozenset(
         {
@@ -194,7 +183,6 @@ def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
         names = ", ".join(str(key) for key in list(found)[:10]) or "nothing"
         raise UserError(
             f"{path} holds no tensors under state_dict, module or at its top level, but {names}; expected a "
-            "checkpoint "
-            "of Lightning or DeepSpeed."
+            "checkpoint of Lightning or DeepSpeed."
         )
     return tensors

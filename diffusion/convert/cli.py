@@ -19,13 +19,13 @@ from diffusion.errors import exits_cleanly
 class Convert:
     """Convert a GenFusion or DynamiCrafter checkpoint to a folder that RGBDVideoRepairPipeline loads.
 
-    The checkpoint is memory-mapped, and written network by network in safetensors; it takes the disk space of
-    the result and about 2.5 GB of memory, whatever the checkpoint's size.
+    The checkpoint is memory-mapped, and written network by network in safetensors; it takes the disk space of the
+    result and about 2.5 GB of memory, whatever the checkpoint's size. Of pickles only tensors are read.
     """
 
     checkpoint: Annotated[str, tyro.conf.Positional]
-    """Lightning .ckpt, DeepSpeed mp_rank_00_model_states.pt, or .safetensors file with the official tensor
-    names; or a hub id to download it from, such as Sibo2rr/GenFusion-GenerationModel."""
+    """Lightning .ckpt, DeepSpeed mp_rank_00_model_states.pt, or .safetensors file with the official tensor names; or a
+    hub id to download it from, such as Sibo2rr/GenFusion-GenerationModel."""
     out: Annotated[Path, tyro.conf.Positional]
     """Folder to write; it appears when the conversion is complete."""
     file: str = "epoch=59-step=34000.ckpt"
@@ -33,30 +33,19 @@ class Convert:
     ignore: tuple[str, ...] = ()
     """Tensors to leave out that are neither used nor known leftovers: patterns such as 'extra_head.*'."""
     dtype: Literal["fp16", "fp32"] = "fp16"
-    """Precision of the written weights; the official code samples in fp16, which is why that is the
-    default."""
-    allow_pickle: bool = False
-    """Read files that hold Python objects besides tensors; those become empty placeholders, and their code
-    never runs."""
+    """Precision of the written weights; the official code samples in fp16, which is why that is the default."""
     overwrite: bool = False
     """Replace the output folder if it exists."""
-    vae: Path | None = None
-    """Weights of another autoencoder (diffusers' or LDM's names), as RGB-D training from DynamiCrafter needs
-    it."""
-    keep_text_encoder: bool = False
-    """Also write text_encoder/, which the pipeline does not use; for work with DynamiCrafter's original
-    context."""
     clip_heads: int | None = None
     """Attention heads of the image encoder; by default from its width, for OpenCLIP's own sizes."""
     resampler_head_width: int | None = None
     """Width of the resampler's attention heads; 64 by default, as in the official network."""
-    text_heads: int | None = None
-    """Attention heads of the text encoder; by default heads are 64 wide."""
 
 
 @exits_cleanly
-def run(options: Convert) -> None:
-    """Convert, and print what became of the checkpoint."""
+def main() -> None:
+    """Entry point of `genfusion-convert`: convert, and print what became of the checkpoint."""
+    options = tyro.cli(Convert)
     # Imported late, so that --help is quick.
     from diffusion.convert.fetch import find_checkpoint
     from diffusion.convert.plan import Hints
@@ -64,35 +53,15 @@ def run(options: Convert) -> None:
 
     console = Console()
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console)])
-    hints = Hints(
-        clip_heads=options.clip_heads,
-        resampler_head_width=options.resampler_head_width,
-        text_heads=options.text_heads,
-        text_encoder=options.keep_text_encoder,
-        ignore=options.ignore,
-    )
-    done = convert(
-        find_checkpoint(options.checkpoint, options.file),
-        options.out,
-        dtype=options.dtype,
-        hints=hints,
-        vae=options.vae,
-        allow_pickle=options.allow_pickle,
-        overwrite=options.overwrite,
-    )
+    hints = Hints(options.clip_heads, options.resampler_head_width, options.ignore)
+    checkpoint = find_checkpoint(options.checkpoint, options.file)
+    plan, digest = convert(checkpoint, options.out, options.dtype, hints, options.overwrite)
     table = Table("part", "tensors", "parameters")
-    for network in done.plan.networks:
-        tensors = network.model.state_dict().values()
-        table.add_row(network.folder, str(len(tensors)), f"{sum(tensor.numel() for tensor in tensors):,}")
-    for kind, names in done.plan.ignored.items():
+    for network in plan.networks:
+        table.add_row(network.folder, str(len(network.pieces)), f"{network.parameters:,}")
+    for kind, names in plan.ignored.items():
         table.add_row(f"left out: {kind}", str(len(names)), "")
     console.print(table)
     console.print("No missing and no unexpected tensors.")
-    for source in done.sources:
-        console.print(f"{source.path}: SHA-256 {source.digest}", soft_wrap=True)
-    console.print(f"Written to {done.out}", soft_wrap=True)
-
-
-def main() -> None:
-    """Entry point of `genfusion-convert`."""
-    run(tyro.cli(Convert))
+    console.print(f"{checkpoint}: SHA-256 {digest}", soft_wrap=True)
+    console.print(f"Written to {options.out}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""CLIP towers: from OpenCLIP's names to transformers'."""
+"""The image encoder's tensors: from OpenCLIP's names to transformers'."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import re
 from math import isqrt
 
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionModel
+from transformers import CLIPVisionModel
 
 from diffusion.convert.pieces import NetworkPlan, Piece, Shapes, on_meta, rename
 from diffusion.errors import UserError
 from diffusion.models.image_encoder import open_clip_vision_config
 
-VISION_PREFIX = "embedder.model.visual."
-TEXT_PREFIX = "cond_stage_model.model."
+PREFIX = "embedder.model.visual."
 
 # The official preprocessing resizes every image to this side.
 IMAGE_SIZE = 224
@@ -28,17 +27,12 @@ BLOCK = (
     ("mlp.c_fc", "mlp.fc1"),
     ("mlp.c_proj", "mlp.fc2"),
 )
-VISION = (
+TOWER = (
     ("class_embedding", "embeddings.class_embedding"),
     ("positional_embedding", "embeddings.position_embedding.weight"),
     ("conv1", "embeddings.patch_embedding"),
     ("ln_pre", "pre_layrnorm"),
     ("ln_post", "post_layernorm"),
-)
-TEXT = (
-    ("token_embedding", "embeddings.token_embedding"),
-    ("positional_embedding", "embeddings.position_embedding.weight"),
-    ("ln_final", "final_layer_norm"),
 )
 
 
@@ -70,41 +64,20 @@ def plan_image_encoder(shapes: Shapes, heads: int | None = None) -> NetworkPlan:
         mlp_width=shapes["transformer.resblocks.0.mlp.c_fc.weight"][0],
     )
     model = on_meta(lambda: CLIPVisionModel(config), "image encoder")
-    return NetworkPlan("image_encoder", shapes.prefix, model, _pieces(shapes, VISION, model, {"proj"}))
+    return NetworkPlan("image_encoder", shapes.prefix, model, _pieces(shapes, model))
 
 
-def plan_text_encoder(shapes: Shapes, heads: int | None = None) -> NetworkPlan:
-    """The same for the text tower, which only original DynamiCrafter uses; None = heads of width 64."""
-    vocabulary, width = shapes["token_embedding.weight"]
-    config = CLIPTextConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=shapes["transformer.resblocks.0.mlp.c_fc.weight"][0],
-        num_hidden_layers=shapes.count("transformer.resblocks.{}."),
-        num_attention_heads=heads or max(1, width // 64),
-        max_position_embeddings=shapes["positional_embedding"][0],
-        hidden_act="gelu",
-        layer_norm_eps=1e-5,
-        # CLIP's own ids lie beyond a smaller vocabulary's end; OpenCLIP's text ends at the last token.
-        bos_token_id=vocabulary - 2,
-        eos_token_id=vocabulary - 1,
-    )
-    model = on_meta(lambda: CLIPTextModel(config), "text encoder")
-    unused = {"text_projection", "logit_scale", "attn_mask"}
-    return NetworkPlan("text_encoder", shapes.prefix, model, _pieces(shapes, TEXT, model, unused))
-
-
-def _pieces(shapes: Shapes, table: tuple[tuple[str, str], ...], model: nn.Module, unused: set[str]) -> dict[str, Piece]:
+def _pieces(shapes: Shapes, model: nn.Module) -> dict[str, Piece]:
     # transformers 4 puts the tower's name in front, transformers 5 does not.
     name_of_first = next(iter(model.state_dict()))
     lead = name_of_first.split(".")[0] + "." if "_model." in name_of_first else ""
     pieces = {}
     for name in shapes:
-        if name in unused:
+        if name == "proj":  # to the joint space of images and texts
             continue
         match = re.match(r"transformer\.resblocks\.(\d+)\.(.*)", name)
         if match is None:
-            pieces[lead + rename(name, table)] = Piece(name)
+            pieces[lead + rename(name, TOWER)] = Piece(name)
             continue
         layer = f"{lead}encoder.layers.{match[1]}."
         if projection := re.match(r"attn\.in_proj_(weight|bias)", match[2]):

@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from diffusion.errors import UserError
+from diffusion.errors import UserError, first_line
 
 OFFICIAL = "Sibo2rr/GenFusion-GenerationModel"
 """Where GenFusion's authors keep their checkpoint."""
@@ -31,9 +31,8 @@ def find_checkpoint(name: str, file: str = OFFICIAL_FILE) -> Path:
     try:
         return Path(hf_hub_download(name, file))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(
             f"{name} is no file here, and {file} (10.4 GB) can't be fetched from https://huggingface.co/{name}: "
-            f"{reason}. Expected a checkpoint file or a hub id such as {OFFICIAL}. Download the file with a browser, "
-            "and give its path."
+            f"{first_line(error)}. Expected a checkpoint file or a hub id such as {OFFICIAL}. Download the file with a "
+            "browser, and give its path."
         ) from error

@@ -23,8 +23,7 @@ class Shapes(dict[str, Shape]):
 
     def __missing__(self, name: str) -> Shape:
         raise UserError(
-            f"the checkpoint has no tensor {self.prefix}{name}, without which the {self.network} cannot be "
-            "built; "
+            f"the checkpoint has no tensor {self.prefix}{name}, without which the {self.network} cannot be built; "
             "expected GenFusion's or DynamiCrafter's own checkpoint file, complete."
         )
 
@@ -78,6 +77,11 @@ class NetworkPlan:
     """The network on the meta device: it says which tensors are expected, and holds the configuration."""
     pieces: dict[str, Piece]
     """Converted name -> where it comes from."""
+
+    @property
+    def parameters(self) -> int:
+        """Number of values in all tensors."""
+        return sum(tensor.numel() for tensor in self.model.state_dict().values())
 
     def sources(self) -> set[str]:
         """The checkpoint's names that this network uses, with their prefix."""

@@ -9,7 +9,6 @@ from fnmatch import fnmatchcase
 
 from diffusion.convert import clip, resampler, unet, vae
 from diffusion.convert.pieces import NetworkPlan, Shape, Shapes
-from diffusion.errors import UserError
 
 # Leftovers that sampling never uses: what they are -> names. The first pattern that matches counts.
 LEFTOVERS = {
@@ -41,8 +40,6 @@ class Hints:
 
     clip_heads: int | None = None
     resampler_head_width: int | None = None
-    text_heads: int | None = None
-    text_encoder: bool = False
     ignore: tuple[str, ...] = ()
     """Patterns (`fnmatch`) of names that are left out where nothing uses them."""
 
@@ -93,37 +90,26 @@ class Plan:
     """Kind of leftover -> names."""
 
 
-def make_plan(shapes: Mapping[str, Shape], hints: Hints, vae_shapes: Mapping[str, Shape] | None = None) -> Plan:
+def make_plan(shapes: Mapping[str, Shape], hints: Hints) -> Plan:
     """Plan the conversion of a checkpoint.
 
     Args:
         shapes: name -> shape of every tensor of the checkpoint.
         hints: see there.
-        vae_shapes: the same of a separate autoencoder, without prefix, which then replaces the checkpoint's
-            own.
 
     Raises:
-        UserError: for a checkpoint that lacks a whole network, or whose sizes make none.
+        UserError: for a checkpoint that lacks a network, or whose sizes make none.
     """
-    _check_present(shapes, vae_shapes is None)
     networks = [
         unet.plan_unet(Shapes(shapes, unet.PREFIX, "UNet")),
         resampler.plan_resampler(Shapes(shapes, resampler.PREFIX, "resampler"), head_width=hints.resampler_head_width),
-        clip.plan_image_encoder(Shapes(shapes, clip.VISION_PREFIX, "image encoder"), heads=hints.clip_heads),
+        clip.plan_image_encoder(Shapes(shapes, clip.PREFIX, "image encoder"), heads=hints.clip_heads),
+        vae.plan_vae(Shapes(_without_leftovers(shapes), vae.PREFIX, "autoencoder")),
     ]
-    if vae_shapes is None:
-        networks.append(vae.plan_vae(Shapes(_without_leftovers(shapes), vae.PREFIX, "autoencoder")))
-    else:
-        networks.append(vae.plan_vae(Shapes(vae_shapes, "", "autoencoder")))
-    if hints.text_encoder:
-        text = Shapes(shapes, clip.TEXT_PREFIX, "text encoder")
-        networks.append(clip.plan_text_encoder(text, heads=hints.text_heads))
     used = set().union(*(network.sources() for network in networks))
     ignored: dict[str, list[str]] = {}
     for name in shapes:
         kind = leftover_kind(name)
-        if vae_shapes is not None and name.startswith(vae.PREFIX):
-            kind = "autoencoder (replaced)"
         if kind is None and any(fnmatchcase(name, pattern) for pattern in hints.ignore):
             kind = "ignored as asked"
         if kind is not None and name not in used:
@@ -131,27 +117,24 @@ def make_plan(shapes: Mapping[str, Shape], hints: Hints, vae_shapes: Mapping[str
     return Plan(networks, ignored)
 
 
-def find_problems(plan: Plan, shapes: Mapping[str, Shape], vae_shapes: Mapping[str, Shape] | None = None) -> Problems:
-    """Compare what the networks expect with what the checkpoint holds; arguments as for `make_plan`."""
+def find_problems(plan: Plan, shapes: Mapping[str, Shape]) -> Problems:
+    """Compare what the networks expect with the shapes that the checkpoint holds."""
     problems = Problems()
     accounted = {name for names in plan.ignored.values() for name in names}
-    held: set[str] = set(shapes)
     for network in plan.networks:
-        separate = network.folder == "vae" and vae_shapes is not None
-        own = vae_shapes if separate and vae_shapes is not None else shapes
         expected = {name: tuple(tensor.shape) for name, tensor in network.model.state_dict().items()}
         problems.missing += [f"{network.folder}/{name}" for name in expected if name not in network.pieces]
-        stripped = {k.removeprefix(network.prefix): v for k, v in own.items() if k.startswith(network.prefix)}
+        own = Shapes(shapes, network.prefix, network.folder)
         for target, piece in network.pieces.items():
             if target not in expected:
                 problems.unexpected.append(network.prefix + piece.source)
                 continue
-            found = piece.shape(stripped)
+            found = piece.shape(own)
             if found != expected[target]:
                 name = network.prefix + piece.source
                 problems.misshapen.append(f"{name} {list(found)} (expected {list(expected[target])})")
-        accounted |= network.sources() if not separate else set()
-    problems.unexpected = sorted(held - accounted | set(problems.unexpected))
+        accounted |= network.sources()
+    problems.unexpected = sorted(set(shapes) - accounted | set(problems.unexpected))
     return problems
 
 
@@ -162,20 +145,3 @@ def leftover_kind(name: str) -> str | None:
 
 def _without_leftovers(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
     return {name: shape for name, shape in shapes.items() if leftover_kind(name) is None}
-
-
-def _check_present(shapes: Mapping[str, Shape], with_vae: bool) -> None:
-    wanted = {"UNet": unet.PREFIX, "resampler": resampler.PREFIX, "image encoder": clip.VISION_PREFIX}
-    if with_vae:
-        wanted["autoencoder"] = vae.PREFIX
-    lacking = [
-        f"{what} ({prefix}*)" for what, prefix in wanted.items() if not any(k.startswith(prefix) for k in shapes)
-    ]
-    if lacking:
-        found = sorted({name.split(".")[0] for name in shapes})
-        raise UserError(
-            f"the checkpoint holds no {', no '.join(lacking)}; its tensors are named "
-            f"{', '.join(found[:LISTED])}"
-            f"{' and so on' if len(found) > LISTED else ''}. Expected GenFusion's or DynamiCrafter's own "
-            "checkpoint file."
-        )

@@ -13,8 +13,7 @@ TOLERANCE = 2e-3
 
 
 def official_scheduler(rescale_base: float = 0.7, rescale_steps: int = 400) -> RescaledDDIMScheduler:
-    """The sampler that the official code runs: t = 961 ... 1 for 25 steps, eta 1, ending at the first noise
-    level."""
+    """The sampler that the official code runs: t = 961 ... 1 for 25 steps, eta 1, ending at the first noise level."""
     return RescaledDDIMScheduler(rescale_base=rescale_base, rescale_steps=rescale_steps, clean_end=False)
 
 
@@ -36,8 +35,7 @@ def plan_scheduler(checkpoint: Checkpoint) -> RescaledDDIMScheduler:
     ours = scheduler.alphas_cumprod
     if stored.shape != ours.shape or not (stored - ours).abs().max() < TOLERANCE:
         raise UserError(
-            f"the checkpoint's noise schedule has {len(stored)} steps and ends at alphas_cumprod = "
-            f"{stored[-1]:.3g}; "
+            f"the checkpoint's noise schedule has {len(stored)} steps and ends at alphas_cumprod = {stored[-1]:.3g}; "
             f"expected {len(ours)} steps that end at 0 (v-prediction with zero terminal SNR: GenFusion, or "
             "DynamiCrafter 512 and 1024)."
         )

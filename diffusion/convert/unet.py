@@ -45,8 +45,12 @@ def plan_unet(shapes: Shapes) -> NetworkPlan:
     Raises:
         UserError: for tensors that make no such network.
     """
-    levels = _level_widths(shapes)
-    attended = _attended(shapes)
+    blocks = _blocks(shapes)
+    down = {theirs: place for theirs, place in blocks.items() if place[0].startswith("down_blocks")}
+    firsts = [theirs for theirs, (_, position) in down.items() if position == 0]
+    first_level = [theirs for theirs, (ours, _) in down.items() if ours == "down_blocks.0"]
+    layers = sum(f"{theirs}.0.op.weight" not in shapes for theirs in first_level)
+    attended = [f"{first}.1.norm.weight" in shapes for first in firsts]
     width_of_first = shapes["init_attn.0.proj_in.weight"][0]
     model = on_meta(
         lambda: RGBDVideoUNet(
@@ -54,8 +58,8 @@ def plan_unet(shapes: Shapes) -> NetworkPlan:
             out_channels=shapes["out.2.weight"][0],
             down_block_types=tuple("CrossAttnDownBlock3D" if on else "DownBlock3D" for on in attended),
             up_block_types=tuple("CrossAttnUpBlock3D" if on else "UpBlock3D" for on in reversed(attended)),
-            block_out_channels=tuple(levels),
-            layers_per_block=_layers_per_level(shapes),
+            block_out_channels=tuple(shapes[f"{first}.0.out_layers.3.weight"][0] for first in firsts),
+            layers_per_block=layers,
             cross_attention_dim=shapes["middle_block.1.transformer_blocks.0.attn2.to_k.weight"][1],
             attention_head_dim=width_of_first // FIRST_TRANSFORMER_HEADS,
             context_split=CONTEXT_SPLIT if any(".to_k_ip." in name for name in shapes) else None,
@@ -63,7 +67,6 @@ def plan_unet(shapes: Shapes) -> NetworkPlan:
         "UNet",
     )
     pieces = {}
-    blocks = _blocks(shapes)
     gains = {name for name in shapes if name.endswith(".attn2.alpha")}
     for name in shapes:
         target = _target(name, blocks)
@@ -76,47 +79,24 @@ def plan_unet(shapes: Shapes) -> NetworkPlan:
     return NetworkPlan("unet", shapes.prefix, model, pieces)
 
 
-def _is_down(shapes: Shapes, number: int) -> bool:
-    return f"input_blocks.{number}.0.op.weight" in shapes
-
-
 def _blocks(shapes: Shapes) -> dict[str, tuple[str, int]]:
     """LDM block -> (diffusers' block, position in it): "input_blocks.4" -> ("down_blocks.1", 0)."""
     blocks = {}
-    level = position = 0
-    for number in range(1, shapes.count("input_blocks.{}.")):
-        blocks[f"input_blocks.{number}"] = (f"down_blocks.{level}", position)
-        position += 1
-        if _is_down(shapes, number):
-            level, position = level + 1, 0
-    level = position = 0
-    for number in range(shapes.count("output_blocks.{}.")):
-        blocks[f"output_blocks.{number}"] = (f"up_blocks.{level}", position)
-        position += 1
-        if any(f"output_blocks.{number}.{sub}.conv.weight" in shapes for sub in range(1, 4)):
-            level, position = level + 1, 0
+    up_ends = ("1.conv.weight", "2.conv.weight", "3.conv.weight")
+    for theirs, ours, ends in (
+        ("input_blocks", "down_blocks", ("0.op.weight",)),
+        ("output_blocks", "up_blocks", up_ends),
+    ):
+        level = position = 0
+        for number in range(shapes.count(theirs + ".{}.")):
+            block = f"{theirs}.{number}"
+            if block == "input_blocks.0":  # the convolution before all levels
+                continue
+            blocks[block] = (f"{ours}.{level}", position)
+            position += 1
+            if any(f"{block}.{end}" in shapes for end in ends):
+                level, position = level + 1, 0
     return blocks
-
-
-def _first_of_levels(shapes: Shapes) -> list[int]:
-    """Number of the first residual input block of each level."""
-    numbers = range(1, shapes.count("input_blocks.{}."))
-    return [1] + [number + 1 for number in numbers if _is_down(shapes, number)]
-
-
-def _level_widths(shapes: Shapes) -> list[int]:
-    return [shapes[f"input_blocks.{number}.0.out_layers.3.weight"][0] for number in _first_of_levels(shapes)]
-
-
-def _attended(shapes: Shapes) -> list[bool]:
-    """Whether each level has transformers."""
-    return [f"input_blocks.{number}.1.norm.weight" in shapes for number in _first_of_levels(shapes)]
-
-
-def _layers_per_level(shapes: Shapes) -> int:
-    firsts = _first_of_levels(shapes)
-    following = firsts[1] - 1 if len(firsts) > 1 else shapes.count("input_blocks.{}.")
-    return following - firsts[0]
 
 
 def _target(name: str, blocks: dict[str, tuple[str, int]]) -> str | None:

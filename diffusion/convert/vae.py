@@ -57,8 +57,7 @@ def _from_diffusers(name: str) -> str:
 
 
 def _from_ldm(name: str, levels: int) -> str:
-    """ "encoder.down.1.block.0.nin_shortcut.weight" ->
-    "encoder.down_blocks.1.resnets.0.conv_shortcut.weight"."""
+    """E.g. encoder.down.1.block.0.nin_shortcut.weight -> encoder.down_blocks.1.resnets.0.conv_shortcut.weight."""
     name = name.replace("nin_shortcut", "conv_shortcut").replace("norm_out", "conv_norm_out")
     if match := re.match(r"(.*)\.mid\.attn_1\.(\w+)(\..*)", name):
         return f"{match[1]}.mid_block.attentions.0.{ATTENTION.get(match[2], match[2])}{match[3]}"

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -55,7 +56,7 @@ def write_network(
     folder: Path,
     dtype: torch.dtype,
     advance: Callable[[int], None],
-) -> list[Path]:
+) -> None:
     """Write one network's configuration and weights; at most one shard of it is in memory.
 
     Args:
@@ -65,42 +66,24 @@ def write_network(
         dtype: of the written weights.
         advance: called with the number of parameters written since the last call.
 
-    Returns:
-        The weight files.
-
     Raises:
         UserError: for weights that are not finite, or not within `dtype`'s range.
     """
     folder.mkdir()
     _save_config(network.model, folder, dtype)
-    expected = network.model.state_dict()
     stem = "model" if isinstance(network.model, PreTrainedModel) else "diffusion_pytorch_model"
-    shards = _shards({name: tensor.numel() * dtype.itemsize for name, tensor in expected.items()})
-    weight_map, files = {}, []
-    for number, names in enumerate(shards, start=1):
-        ending = f"-{number:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
-        file = folder / f"{stem}{ending}.safetensors"
-        save_file(_convert(network, names, checkpoint, dtype, advance), file, metadata={"format": "pt"})
-        file.chmod(0o644)  # safetensors leaves it to the owner alone.
-        weight_map |= dict.fromkeys(names, file.name)
-        files.append(file)
-    if len(shards) > 1:
-        total = sum(tensor.numel() for tensor in expected.values()) * dtype.itemsize
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    shards = split_state_dict_into_shards_factory(
+        network.model.state_dict(),
+        get_storage_size=lambda tensor: tensor.numel() * dtype.itemsize,
+        filename_pattern=stem + "{suffix}.safetensors",
+        max_shard_size=SHARD_BYTES,
+    )
+    for name, tensors in shards.filename_to_tensors.items():
+        save_file(_convert(network, tensors, checkpoint, dtype, advance), folder / name, metadata={"format": "pt"})
+        (folder / name).chmod(0o644)  # safetensors leaves it to the owner alone.
+    if shards.is_sharded:
+        index = {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename}
         (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2))
-    return files
-
-
-def _shards(sizes: dict[str, int]) -> list[list[str]]:
-    """Names in order, cut into groups of at most `SHARD_BYTES` (a larger tensor is a group of its own)."""
-    groups, room = [[]], SHARD_BYTES
-    for name, size in sizes.items():
-        if size > room and groups[-1]:
-            groups.append([])
-            room = SHARD_BYTES
-        groups[-1].append(name)
-        room -= size
-    return groups
 
 
 def _convert(
@@ -130,8 +113,7 @@ def _convert(
 def _complain(name: str, tensor: Tensor, dtype: torch.dtype) -> None:
     if torch.isfinite(tensor).all():
         raise UserError(
-            f"{name} holds {tensor.abs().max():.3g}, which is beyond {str(dtype).removeprefix('torch.')}'s "
-            "range; "
+            f"{name} holds {tensor.abs().max():.3g}, which is beyond {str(dtype).removeprefix('torch.')}'s range; "
             "convert with --dtype fp32."
         )
     raise UserError(f"{name} holds NaN or infinite weights; the checkpoint is damaged, download it again.")

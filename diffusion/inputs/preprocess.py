@@ -16,6 +16,8 @@ from diffusion.errors import UserError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+TAIL = 0.02
+"""Share of the valid pixels that `percentile_disparity` clamps at each end."""
 
 
 class Disparity(NamedTuple):
@@ -39,19 +41,13 @@ def minmax_disparity(depth: Tensor) -> Disparity:
     return _normalised(depth, 0.0)
 
 
-def percentile_disparity(depth: Tensor, tail: float = 0.02) -> Disparity:
-    """As `minmax_disparity`, between the `tail` and the `1 - tail` quantile (nearest rank), clamped.
+def percentile_disparity(depth: Tensor) -> Disparity:
+    """As `minmax_disparity`, between the `TAIL` and the `1 - TAIL` quantile (nearest rank), clamped.
 
     One floater right in front of a camera has a disparity hundreds of times that of the scene; under min-max the
     whole scene then falls into the lowest few hundredths of the range. Quantiles ignore it.
-
-    Args:
-        depth: [B, T, H, W, 1], any unit, <= 0 where nothing was rendered.
-        tail: share of the valid pixels that is clamped at each end, in [0, 0.5).
     """
-    if not 0 <= tail < 0.5:
-        raise ValueError(f"tail is {tail}, expected a share in [0, 0.5)")
-    return _normalised(depth, tail)
+    return _normalised(depth, TAIL)
 
 
 def given_range_disparity(depth: Tensor, low: float, high: float) -> Disparity:
@@ -121,59 +117,28 @@ def to_network(frames: Tensor) -> Tensor:
 
 
 class Letterbox(NamedTuple):
-    """How many rows, columns and frames were added on each side; `crop` takes them off again."""
+    """How many rows and columns were added on each side; `crop` takes them off again."""
 
     top: int
     bottom: int
     left: int
     right: int
-    frames: int
 
     def pad(self, clip: Tensor) -> Tensor:
-        """[B, C, T, H, W] -> padded. Edge pixels are repeated; added frames run the clip backwards from its end."""
-        batch, _, length, height, width = clip.shape
-        if self.frames:
-            clip = clip[:, :, ping_pong(length, length + self.frames)]
-        if self.top or self.bottom or self.left or self.right:
-            flat = clip.flatten(0, 1).flatten(0, 1)[:, None]
-            flat = F.pad(flat, (self.left, self.right, self.top, self.bottom), mode="replicate")
-            size = (height + self.top + self.bottom, width + self.left + self.right)
-            clip = flat.reshape(batch, -1, length + self.frames, *size)
-        return clip
+        """[B, C, T, H, W] -> padded with repeated edge pixels."""
+        return F.pad(clip, (self.left, self.right, self.top, self.bottom, 0, 0), mode="replicate")
 
     def crop(self, clip: Tensor) -> Tensor:
         """[B, C, T, H, W] padded -> the kept part, exactly where `pad` put it."""
-        length, height, width = clip.shape[2:]
-        return clip[
-            :,
-            :,
-            : length - self.frames,
-            self.top : height - self.bottom,
-            self.left : width - self.right,
-        ]
+        height, width = clip.shape[3:]
+        return clip[..., self.top : height - self.bottom, self.left : width - self.right]
 
 
-def letterbox(frames: int, height: int, width: int, multiple: int, min_frames: int = 1) -> Letterbox:
-    """The padding that makes height and width multiples of `multiple`, and the clip at least `min_frames` long.
-
-    Rows and columns are shared between both sides (the odd one goes to the bottom or right); frames go to the end.
-    """
+def letterbox(height: int, width: int, multiple: int) -> Letterbox:
+    """The padding that makes height and width multiples of `multiple`, shared between both sides (the odd row or column
+    goes to the bottom or right)."""
     rows, columns = -height % multiple, -width % multiple
-    return Letterbox(
-        top=rows // 2,
-        bottom=rows - rows // 2,
-        left=columns // 2,
-        right=columns - columns // 2,
-        frames=max(0, min_frames - frames),
-    )
-
-
-def ping_pong(length: int, wanted: int) -> list[int]:
-    """Indices 0, 1, .., length-1, length-2, .., 1, 0, 1, ..: `wanted` of them."""
-    if length == 1:
-        return [0] * wanted
-    period = 2 * (length - 1)
-    return [min(i % period, period - i % period) for i in range(wanted)]
+    return Letterbox(top=rows // 2, bottom=rows - rows // 2, left=columns // 2, right=columns - columns // 2)
 
 
 def clip_pixels(images: Tensor, size: int = 224) -> Tensor:

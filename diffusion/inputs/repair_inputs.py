@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,21 +18,19 @@ from diffusion.inputs.source_views import CHANNELS
 # Renderers overshoot a little; what lies further out than this is in another unit.
 TOLERANCE = 0.01
 
-OUTPUT_TYPES = ("pt", "np", "latent")
+OUTPUT_TYPES = ("pt", "np")
 
 
 @dataclass
 class RepairInputs:
-    """`rgb` [B,T,H,W,3] in [0, 1]; `depth` and `alpha` [B,T,H,W,1] or None; `references[b][i]` [h,w,3] in [0, 1], the
-    same number for each clip; `warped` [B,T,S,8,H,W] or None, see `source_views`; `batched` tells whether the
-    caller gave a batch."""
+    """A batch of one clip: `rgb` [1,T,H,W,3] in [0, 1]; `depth` and `alpha` [1,T,H,W,1] or None; photos `references`
+    [h,w,3] in [0, 1]; `warped` [1,T,S,8,H,W] or None, see `source_views`."""
 
     rgb: Tensor
     depth: Tensor | None
     alpha: Tensor | None
-    references: list[list[Tensor]]
+    references: list[Tensor]
     warped: Tensor | None
-    batched: bool
 
 
 def check_inputs(
@@ -47,49 +46,44 @@ def check_inputs(
     nothing can be made.
 
     Raises:
-        UserError: for wrong shapes, values out of range or not finite, and clips with unequal numbers of references.
+        UserError: for wrong shapes, values out of range or not finite.
     """
     frames = _tensor(rgb, "rgb", device)
-    batched = frames.ndim == 5
-    frames = frames if batched else frames[None]
-    if frames.ndim != 5 or frames.shape[-1] != 3 or 0 in frames.shape:
-        raise UserError(
-            f"rgb has the shape {_shape(rgb)}; expected [T,H,W,3], or [B,T,H,W,3] for a batch, nothing of size 0"
-        )
+    if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise UserError(f"rgb has the shape {_shape(rgb)}; expected [T,H,W,3], nothing of size 0")
     _check_range(frames, "rgb")
-    maps: list[Tensor | None] = []
-    for name, value, channels in (("depth", depth, 1), ("alpha", alpha, 1)):
-        if value is None:
-            maps.append(None)
-            continue
-        tensor = _tensor(value, name, device, is_image=name != "depth")
-        tensor = tensor if batched else tensor[None]
-        expected = (*frames.shape[:-1], channels)
-        if tuple(tensor.shape) != expected:
-            wanted = list(expected if batched else expected[1:])
-            raise UserError(f"{name} has the shape {_shape(value)}; expected {wanted} to go with rgb")
-        maps.append(tensor)
-    if maps[0] is not None:
-        _check_depth(maps[0])
-    if maps[1] is not None:
-        _check_range(maps[1], "alpha")
-    photos = _references(references, len(frames), batched, device, needed)
-    return RepairInputs(frames, maps[0], maps[1], photos, _warped(warped, frames, batched, device), batched)
+    size = list(frames.shape[:3])
+    depths = None if depth is None else _map(_tensor(depth, "depth", device, is_image=False), "depth", size)
+    if depths is not None and float(depths.min()) < 0:
+        low = float(depths.min())
+        raise UserError(f"depth goes down to {low:.4g}; expected positive depth, and 0 where there is nothing")
+    opacity = None if alpha is None else _map(_tensor(alpha, "alpha", device), "alpha", size)
+    if opacity is not None:
+        _check_range(opacity, "alpha")
+    photos = _photos(references, device, needed)
+    return RepairInputs(frames[None], depths, opacity, photos, _warped(warped, size, device))
 
 
-def _warped(value: Any, frames: Tensor, batched: bool, device: torch.device) -> Tensor | None:
-    """What photos show, [B,T,S,8,H,W]."""
+def _map(tensor: Tensor, name: str, size: list[int]) -> Tensor:
+    """Depth or opacity of every pixel, [1,T,H,W,1]."""
+    if list(tensor.shape) != [*size, 1]:
+        raise UserError(f"{name} has the shape {_shape(tensor)}; expected {[*size, 1]} to go with rgb")
+    _check_finite(tensor, name)
+    return tensor[None]
+
+
+def _warped(value: Any, size: list[int], device: torch.device) -> Tensor | None:
+    """What photos show, [1,T,S,8,H,W]."""
     if value is None:
         return None
     tensor = _tensor(value, "warped", device, is_image=False)
-    tensor = tensor if batched else tensor[None]
-    batch, length, height, width = frames.shape[:4]
-    if tensor.ndim != 6 or tensor.shape[:2] != (batch, length) or tensor.shape[3:] != (CHANNELS, height, width):
+    length, height, width = size
+    if tensor.ndim != 5 or len(tensor) != length or tensor.shape[2:] != (CHANNELS, height, width):
         raise UserError(
             f"warped has the shape {_shape(value)}; expected [T,S,{CHANNELS},{height},{width}] to go with rgb"
         )
     _check_finite(tensor, "warped")
-    return tensor
+    return tensor[None]
 
 
 def network_clips(inputs: RepairInputs, disparity: str | tuple[float, float], has_depth: bool) -> tuple[Tensor, Tensor]:
@@ -128,23 +122,12 @@ def _normalised_disparity(depth: Tensor, rule: str | tuple[float, float]) -> Ten
     return given_range_disparity(depth, *rule).values
 
 
-def _references(value: Any, batch: int, batched: bool, device: torch.device, needed: bool) -> list[list[Tensor]]:
-    """Photos of each clip. One clip: [h,w,3], [n,h,w,3] or a list of [h,w,3]; a batch: a sequence of those."""
+def _photos(value: Any, device: torch.device, needed: bool) -> list[Tensor]:
+    """Photos given as [h,w,3], [n,h,w,3] or a list of [h,w,3]."""
     if value is None:
         if not needed:
-            return [[] for _ in range(batch)]
+            return []
         raise UserError("no reference was given; expected at least one photo [h,w,3] of the scene")
-    clips = list(value) if batched else [value]
-    if len(clips) != batch:
-        raise UserError(f"references were given for {len(clips)} clips; expected one entry for each of {batch}")
-    photos = [_photos(clip, device) for clip in clips]
-    if len({len(p) for p in photos}) > 1:
-        counts = [len(p) for p in photos]
-        raise UserError(f"the clips of the batch have {counts} references; expected the same number for each")
-    return photos
-
-
-def _photos(value: Any, device: torch.device) -> list[Tensor]:
     if isinstance(value, Sequence):
         photos = [_tensor(v, "reference", device) for v in value]
     else:
@@ -165,8 +148,6 @@ def _tensor(value: Any, name: str, device: torch.device, is_image: bool = True) 
         value = torch.as_tensor(np.ascontiguousarray(value))
     if not isinstance(value, Tensor):
         raise UserError(f"{name} is a {type(value).__name__}; expected a torch tensor or a numpy array of numbers")
-    if value.is_complex():
-        raise UserError(f"{name} holds complex numbers; expected real ones")
     scale = 255.0 if is_image and value.dtype == torch.uint8 else 1.0
     return value.detach().to(device, torch.float32) / scale
 
@@ -176,13 +157,6 @@ def _check_range(tensor: Tensor, name: str) -> None:
     low, high = float(tensor.min()), float(tensor.max())
     if low < -TOLERANCE or high > 1 + TOLERANCE:
         raise UserError(f"{name} lies in [{low:.4g}, {high:.4g}]; expected [0, 1] (or uint8)")
-
-
-def _check_depth(tensor: Tensor) -> None:
-    _check_finite(tensor, "depth")
-    low = float(tensor.min())
-    if low < 0:
-        raise UserError(f"depth goes down to {low:.4g}; expected positive depth, and 0 where there is nothing")
 
 
 def _check_finite(tensor: Tensor, name: str) -> None:
@@ -197,27 +171,26 @@ def _shape(value: Any) -> list[int]:
 
 def check_numbers(
     steps: int,
-    fewest: int,
-    train_timesteps: int,
-    strength: float,
+    bounds: tuple[int, int],
+    scale: float,
+    rescale: float,
     eta: float | None,
-    chunk: int,
-    min_frames: int,
-    kind: str,
+    vae_chunk: int,
+    output_type: str,
 ) -> None:
-    """Raise UserError unless the plain arguments of a call of the pipeline are in range; `fewest` steps will do."""
-    counts = ("num_inference_steps", steps, fewest), ("vae_chunk", chunk, 1), ("min_frames", min_frames, 1)
-    for name, value, least in counts:
+    """Raise UserError unless the plain arguments of a call of the pipeline are in range; steps lie within `bounds`."""
+    for name, value, least in (("num_inference_steps", steps, bounds[0]), ("vae_chunk", vae_chunk, 1)):
         if value < least or value != int(value):
             raise UserError(f"{name} is {value}; expected a whole number of at least {least}")
-    if steps >= train_timesteps:
-        raise UserError(f"num_inference_steps is {steps}; expected fewer than {train_timesteps}")
-    if not 0 < strength <= 1:
-        raise UserError(f"strength is {strength}; expected a number in (0, 1], 1 = start from noise")
-    if eta is not None and not 0 <= eta <= 1:
-        raise UserError(f"eta is {eta}; expected a number in [0, 1]")
-    if kind not in OUTPUT_TYPES:
-        raise UserError(f"output_type is {kind!r}; expected one of {', '.join(OUTPUT_TYPES)}")
+    if steps > bounds[1]:
+        raise UserError(f"num_inference_steps is {steps}; expected {bounds[1]} at most")
+    if not math.isfinite(scale):
+        raise UserError(f"guidance_scale is {scale}; expected a finite number, 1 = no guidance")
+    for name, share in (("guidance_rescale", rescale), ("eta", eta)):
+        if share is not None and not 0 <= share <= 1:
+            raise UserError(f"{name} is {share}; expected a number in [0, 1]")
+    if output_type not in OUTPUT_TYPES:
+        raise UserError(f"output_type is {output_type!r}; expected one of {', '.join(OUTPUT_TYPES)}")
 
 
 def check_shape(name: str, given: Tensor, wanted: tuple[int, ...]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,15 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from diffusion.components import COMPONENTS
 from diffusion.configurations import Configuration
-from diffusion.errors import UserError
-from diffusion.factory import UNETS, make_modules
-from diffusion.models.fusion import FusionNetwork
-from diffusion.models.patch_autoencoder import PatchAutoencoder
-from diffusion.models.resampler import Resampler
-from diffusion.models.unet import RGBDVideoUNet
+from diffusion.errors import UserError, first_line
+from diffusion.factory import make_modules
 
 PIPELINE_CLASS = "RGBDVideoRepairPipeline"
 
-_AUTOENCODERS: dict[str, Any] = {kind.__name__: kind for kind in (AutoencoderKL, PatchAutoencoder)}
-
-MAKERS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
-    "unet": lambda config: UNETS[config.get("_class_name", RGBDVideoUNet.__name__)].from_config(config),
-    "vae": lambda config: _AUTOENCODERS[config.get("_class_name", "AutoencoderKL")].from_config(config),
-    "resampler": Resampler.from_config,  # pyright: ignore[reportAssignmentType]
-    "fusion": FusionNetwork.from_config,  # pyright: ignore[reportAssignmentType]
-    "image_encoder": lambda config: CLIPVisionModel(CLIPVisionConfig(**config)),
-}
+NETWORKS = ("unet", "vae", "resampler", "fusion", "image_encoder")
+CLASSES: dict[str, Any] = {kind.__name__: kind for kind in (*COMPONENTS, AutoencoderKL)}
 
 
 @dataclass
@@ -48,11 +38,6 @@ class Blueprint:
         with torch.device("meta"):
             modules = make_modules(configuration)
         return cls(configuration.name, modules, dict(configuration.settings))
-
-    @property
-    def parameters(self) -> dict[str, int]:
-        """Number of parameters of each network."""
-        return {name: sum(p.numel() for p in m.parameters()) for name, m in self.modules.items()}
 
 
 def read_blueprint(folder: Path, skip: Collection[str] = ()) -> Blueprint:
@@ -71,17 +56,23 @@ def read_blueprint(folder: Path, skip: Collection[str] = ()) -> Blueprint:
             f"{folder} holds a {index.get('_class_name', 'folder without a class name')}; expected a {PIPELINE_CLASS}"
         )
     modules = {}
-    for name, make in MAKERS.items():
+    for name in NETWORKS:
         if name in skip or index.get(name, [None])[0] is None:
             continue
         config = read_json(folder / name / "config.json")
         try:
             with torch.device("meta"):
-                modules[name] = make(config)
+                modules[name] = _make(name, config)
         except (TypeError, ValueError, KeyError, RuntimeError, NotImplementedError, ZeroDivisionError) as error:
-            text = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(f"{folder / name / 'config.json'} describes no usable network: {text}") from error
+            file = folder / name / "config.json"
+            raise UserError(f"{file} describes no usable network: {first_line(error)}") from error
     return Blueprint(str(folder), modules, {k: v for k, v in index.items() if not k.startswith("_")})
+
+
+def _make(name: str, config: dict[str, Any]) -> nn.Module:
+    if name == "image_encoder":
+        return CLIPVisionModel(CLIPVisionConfig(**config))
+    return CLASSES[config["_class_name"]].from_config(config)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,10 +1,9 @@
-"""What a forward pass costs, found without computing it: modules on the meta device have shapes but no numbers."""
+"""What a forward pass takes, found without computing it: modules on the meta device have shapes but no numbers."""
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,42 +12,25 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from torch.utils.flop_counter import FlopCounterMode
 
 
-@dataclass(frozen=True)
-class Cost:
-    """`flops` of matrix products and convolutions (a multiply and an add are two), and `peak_bytes` of all tensors that
-    were made during the pass and alive at once, its result included, weights and arguments not."""
-
-    flops: int
-    peak_bytes: int
-
-
-def trace(function: Callable[[], Any]) -> Cost:
-    """Run a function of meta tensors and count. Attention counts as fused: its logits are never in memory."""
-    # A fused kernel for every length; on the meta device, torch would otherwise take the attention apart.
-    attention = _FusedAttention()
+def peak_bytes(function: Callable[[], Any]) -> int:
+    """Bytes of all tensors that a function of meta tensors makes and that are alive at once, its result included,
+    weights and arguments not. Attention counts as fused: its logits are never in memory."""
     live = _LiveBytes()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter, live, attention:
+    with torch.no_grad(), live, _FusedAttention():
         result = function()
     del result
-    return Cost(counter.get_total_flops() + attention.flops, live.peak)
+    return live.peak
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Answers `scaled_dot_product_attention` with a tensor of the right shape, and counts its arithmetic."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flops = 0
+    """Answers `scaled_dot_product_attention` with a tensor of the right shape; torch would take it apart on meta."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is not F.scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
-        query, key, value = args[:3] if len(args) >= 3 else (kwargs[k] for k in ("query", "key", "value"))
-        rows = query.shape[:-1].numel()
-        self.flops += 2 * rows * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+        query, value = (args[0], args[2]) if len(args) >= 3 else (kwargs["query"], kwargs["value"])
         return query.new_empty((*query.shape[:-1], value.shape[-1]))
 
 

@@ -39,19 +39,10 @@ class SplitCrossAttention:
         self.num_frames = 1
 
     def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: None = None
     ) -> Tensor:
-        """Queries [B*T, N, C] and context [B*T, L, D] (the same for the T frames of a clip) -> [B*T, N, C].
-
-        Raises:
-            ValueError: for an attention mask, which the video UNet never makes.
-        """
-        if attention_mask is not None:
-            raise ValueError("SplitCrossAttention takes no attention mask")
+        """Queries [B*T, N, C] and context [B*T, L, D] (the same for the T frames of a clip) -> [B*T, N, C]. The video
+        UNet makes no attention mask."""
         context = encoder_hidden_states[:: self.num_frames]
         first, second = self._parts(context)
         query = attn.to_q(hidden_states)

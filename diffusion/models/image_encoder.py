@@ -14,8 +14,7 @@ def open_clip_vision_config(
     image_size: int = 224,
     mlp_width: int = 5120,
 ) -> CLIPVisionConfig:
-    """Configuration of an OpenCLIP vision tower (exact GELU); the defaults are ViT-H/14, the official
-    encoder.
+    """Configuration of an OpenCLIP vision tower (exact GELU); the defaults are ViT-H/14, the official encoder.
 
     Args:
         width: channels of the tokens.

@@ -1,4 +1,4 @@
-"""An autoencoder that needs no training: principal components of pixel patches, and a small network that smooths."""
+"""An autoencoder that needs no training: principal components of pixel patches."""
 
 from __future__ import annotations
 
@@ -20,15 +20,12 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
     """Frames to latents and back with the interface of diffusers' `AutoencoderKL`.
 
     A latent position holds the leading principal components of its patch of pixels, all image channels together (the
-    best linear code there is: Eckart and Young 1936). Decoding is the transpose, followed by convolutions at full
-    resolution that start at zero and learn to smooth the seams. On a CPU this stands where minutes of training would
-    not have brought a convolutional autoencoder.
+    best linear code there is: Eckart and Young 1936). Decoding is the transpose.
 
     Args:
         in_channels: image channels, 4 for RGB and disparity.
         latent_channels: components per patch.
         patch_size: side of a patch in pixels.
-        refine_width: channels of the smoothing convolutions; 0 = none.
         scaling_factor: brings latents to unit variance.
     """
 
@@ -38,12 +35,11 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         in_channels: int = 4,
         latent_channels: int = 16,
         patch_size: int = 4,
-        refine_width: int = 16,
         scaling_factor: float = 1.0,
     ) -> None:
         super().__init__()
         self.encoder = nn.Conv2d(in_channels, latent_channels, patch_size, stride=patch_size)
-        self.decoder = PatchDecoder(latent_channels, in_channels, patch_size, refine_width)
+        self.decoder = PatchDecoder(latent_channels, in_channels, patch_size)
 
     @apply_forward_hook  # model offload hangs on it, as on forward
     def encode(self, x: Tensor) -> AutoencoderKLOutput:
@@ -60,7 +56,7 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor], importance: Sequence[float] | None = None) -> float:
-        """Set encoder and decoder from example frames [N, C, H, W] in [-1, 1], and forget what the convolutions learnt.
+        """Set encoder and decoder from example frames [N, C, H, W] in [-1, 1].
 
         Components are divided by the root of their standard deviation: between raw ones, of which the mean colour
         outweighs all others, and whitened ones, of which noise counts as much as colour.
@@ -92,32 +88,19 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         self.encoder.bias.copy_(-(mean @ analysis))  # pyright: ignore[reportOptionalMemberAccess]
         self.decoder.patches.weight.copy_(synthesis.T.reshape(shape))
         self.decoder.offset.copy_(mean.reshape(channels, patch, patch))
-        self.decoder.start_smoothing_at_zero()
 
 
 class PatchDecoder(nn.Module):
-    """Latents to patches, and patches to frames without seams."""
+    """Latents to patches."""
 
-    def __init__(self, latent_channels: int, channels: int, patch: int, width: int) -> None:
+    def __init__(self, latent_channels: int, channels: int, patch: int) -> None:
         super().__init__()
         self.patches = nn.ConvTranspose2d(latent_channels, channels, patch, stride=patch, bias=False)
         self.offset = nn.Parameter(torch.zeros(channels, patch, patch))
-        layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1), nn.SiLU()] if width else []
-        if width:
-            layers += [nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, channels, 3, padding=1)]
-        self.smooth = nn.Sequential(*layers)
-        self.start_smoothing_at_zero()
-
-    def start_smoothing_at_zero(self) -> None:
-        """Let the convolutions change nothing yet."""
-        if len(self.smooth):
-            for parameter in self.smooth[-1].parameters():
-                nn.init.zeros_(parameter)
 
     def forward(self, z: Tensor) -> Tensor:
         """[N, c, h, w] -> [N, C, h * patch, w * patch]."""
-        frames = self.patches(z) + self.offset.repeat(1, *z.shape[-2:])
-        return frames + self.smooth(frames) if len(self.smooth) else frames
+        return self.patches(z) + self.offset.repeat(1, *z.shape[-2:])
 
 
 def patch_statistics(batches: Iterable[Tensor], patch: int) -> tuple[Tensor, Tensor]:

@@ -17,8 +17,7 @@ from diffusion.models.attention import SplitCrossAttention, add_image_projection
 
 
 class TimeAndFpsEmbedding(TimestepEmbedding):
-    """Time embedding plus a second embedding, of the frame rate: both map a sinusoid [B, C] to [B, 4C];
-    added.
+    """Time embedding plus a second embedding, of the frame rate: both map a sinusoid [B, C] to [B, 4C].
 
     diffusers' UNet hands its `timestep_cond` argument to the time embedding as `condition`, which is how the
     frame rate's sinusoid gets here without a copy of the UNet's forward pass.
@@ -34,8 +33,7 @@ class TimeAndFpsEmbedding(TimestepEmbedding):
 
 
 class RGBDVideoUNet(UNet3DConditionModel):
-    """Denoises a clip's latents, given the latents of its renderings (on channels) and image tokens
-    (attention).
+    """Denoises a clip's latents, given the latents of its renderings (on channels) and image tokens (attention).
 
     The defaults are the official GenFusion network's: 1 438 854 980 parameters, in 1516 tensors.
 
@@ -69,8 +67,7 @@ class RGBDVideoUNet(UNet3DConditionModel):
         tokens_per_frame: int | None = 16,
         default_fps: int = 30,
     ) -> None:
-        # Unwrapped, because the parent's decorator would add arguments to the configuration that this class
-        # lacks.
+        # Unwrapped, because the parent's decorator would add arguments to the configuration that this class lacks.
         inspect.unwrap(UNet3DConditionModel.__init__)(
             self,
             in_channels=in_channels,
@@ -120,10 +117,4 @@ class RGBDVideoUNet(UNet3DConditionModel):
         fps = self.config.default_fps if fps is None else fps  # pyright: ignore[reportAttributeAccessIssue]
         fps = torch.as_tensor(fps, device=sample.device).reshape(-1).expand(sample.shape[0])
         sinusoid = self.time_proj(fps).to(self.dtype)
-        return super().forward(
-            sample,
-            timestep,
-            encoder_hidden_states,
-            timestep_cond=sinusoid,
-            return_dict=return_dict,
-        )
+        return super().forward(sample, timestep, encoder_hidden_states, timestep_cond=sinusoid, return_dict=return_dict)

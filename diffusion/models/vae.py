@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from diffusion.models.patch_autoencoder import PatchAutoencoder
@@ -58,19 +57,12 @@ def spatial_factor(vae: Autoencoder) -> int:
     return 2 ** (len(vae.config["block_out_channels"]) - 1)
 
 
-def encode_clip(
-    vae: Autoencoder,
-    clip: Tensor,
-    noise: Tensor | None = None,
-    generator: torch.Generator | list[torch.Generator] | None = None,
-    chunk: int = 1,
-) -> Tensor:
+def encode_clip(vae: Autoencoder, clip: Tensor, noise: Tensor | None = None, chunk: int = 1) -> Tensor:
     """Clip -> scaled latents: scaling_factor * (mean + std * noise), a sample of the posterior of every frame.
 
     Args:
         clip: [B, C, T, H, W] in [-1, 1]; H and W divisible by the autoencoder's factor.
-        noise: [B, latent channels, T, h, w]; drawn if None.
-        generator: makes the noise, unless that is given; the result then depends on neither `chunk` nor device.
+        noise: [B, latent channels, T, h, w]; None = the posterior's mean.
         chunk: frames that pass through the encoder together; memory grows with it, the result stays the same.
 
     Returns:
@@ -80,11 +72,10 @@ def encode_clip(
     def moments(frames: Tensor) -> Tensor:
         return vae.encode(frames).latent_dist.parameters  # pyright: ignore[reportAttributeAccessIssue]
 
-    mean, logvar = _by_frames(moments, clip, chunk).chunk(2, dim=1)
-    if noise is None:
-        noise = randn_tensor(mean.shape, generator, mean.device, mean.dtype)  # pyright: ignore[reportArgumentType]
-    std = torch.exp(0.5 * logvar.clamp(-30, 20))
-    return (mean + std * noise.to(mean)) * vae.config["scaling_factor"]
+    mean, logvar = _by_frames(moments, clip.to(vae.dtype), chunk).chunk(2, dim=1)
+    if noise is not None:
+        mean = mean + torch.exp(0.5 * logvar.clamp(-30, 20)) * noise.to(mean)
+    return mean * vae.config["scaling_factor"]
 
 
 def decode_clip(vae: Autoencoder, latents: Tensor, chunk: int = 1) -> Tensor:

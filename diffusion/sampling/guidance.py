@@ -5,11 +5,6 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def combine(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance: u + scale (c - u), for predictions of any shape (Ho and Salimans 2022)."""
-    return unconditional + scale * (conditional - unconditional)
-
-
 def rescale(guided: Tensor, conditional: Tensor, factor: float) -> Tensor:
     """Pull the guided prediction's contrast back towards the conditional one's.
 
@@ -27,6 +22,6 @@ def rescale(guided: Tensor, conditional: Tensor, factor: float) -> Tensor:
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: float, rescale_factor: float) -> Tensor:
-    """Both of the above, in the order of the official sampler; predictions [B, ...]."""
-    guided = combine(conditional, unconditional, scale)
+    """u + scale (c - u), for predictions [B, ...] (Ho and Salimans 2022), then `rescale`, as the official sampler."""
+    guided = unconditional + scale * (conditional - unconditional)
     return rescale(guided, conditional, rescale_factor) if rescale_factor > 0 else guided

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from diffusers.utils.outputs import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from diffusion.schedulers.tables import alphas_cumprod_zero_snr, latent_scales, per_sample, spaced_timesteps
-
-
-@dataclass
-class DDIMOutput(BaseOutput):
-    """`prev_sample`: the latent at the next, smaller noise level. `pred_original_sample`: the estimate of the
-    clean latent, times the scale of that next level."""
-
-    prev_sample: Tensor
-    pred_original_sample: Tensor
 
 
 class RescaledDDIMScheduler(SchedulerMixin, ConfigMixin):
@@ -103,7 +92,7 @@ class RescaledDDIMScheduler(SchedulerMixin, ConfigMixin):
         generator: torch.Generator | list[torch.Generator] | None = None,
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
-    ) -> DDIMOutput | tuple[Tensor, Tensor]:
+    ) -> DDIMSchedulerOutput | tuple[Tensor, Tensor]:
         """One step of the sampler, computed in float32.
 
         Args:
@@ -115,7 +104,8 @@ class RescaledDDIMScheduler(SchedulerMixin, ConfigMixin):
             variance_noise: the fresh noise, like `sample`.
 
         Returns:
-            `DDIMOutput` in the sample's dtype, or the tuple of its fields if not `return_dict`.
+            `prev_sample`, the latent at the next, smaller noise level, and `pred_original_sample`, the estimate of the
+            clean latent, times the scale of that next level; in the sample's dtype. A tuple if not `return_dict`.
 
         Raises:
             ValueError: before `set_timesteps`, or for a timestep that is not one of `timesteps`.
@@ -135,7 +125,7 @@ class RescaledDDIMScheduler(SchedulerMixin, ConfigMixin):
                 noise = randn_tensor(x.shape, generator, x.device, x.dtype)  # pyright: ignore[reportArgumentType]
             prev = prev + sigma * noise.to(x)
         prev, clean = prev.to(sample.dtype), clean.to(sample.dtype)
-        return DDIMOutput(prev_sample=prev, pred_original_sample=clean) if return_dict else (prev, clean)
+        return DDIMSchedulerOutput(prev_sample=prev, pred_original_sample=clean) if return_dict else (prev, clean)
 
     def _levels(self, timestep: int) -> tuple[float, float, float]:
         """abar at t and at the next timestep p, and s_p / s_t."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,21 +12,18 @@ from torch import Tensor
 
 from diffusion.schedulers.tables import alphas_cumprod_zero_snr, latent_scales
 
-# Signal power that stands for 0 at the last timestep, so that its log-SNR is finite; the stock solver's own
-# choice.
+# Signal power that stands for 0 at the last timestep, so that its log-SNR is finite; the stock solver's own choice.
 SMALLEST_ALPHA = 2.0**-24
 
 
 class RescaledDPMSolverScheduler(DPMSolverMultistepScheduler):
-    """DPM-Solver++ (Lu et al. 2022) for a v-predicting network trained with zero terminal SNR and dynamic
-    rescale.
+    """DPM-Solver++ (Lu et al. 2022) for a v-predicting network trained with zero terminal SNR and dynamic rescale.
 
-    The process x_t = sqrt(abar_t) s_t z0 + sqrt(1 - abar_t) eps does not preserve variance, which the stock
-    solver takes for granted. Divided by c_t = sqrt(abar_t s_t^2 + 1 - abar_t) it does, with signal power
-    abar'_t = abar_t s_t^2 / c_t^2. So the solver works on x' = x / c with the table abar', the network sees
-    c_t x' (`scale_model_input`), and its v becomes an estimate of z0 itself (`convert_model_output`), whose
-    scale is the same at every timestep; the solver may therefore extrapolate it from step to step. Without
-    rescale, c = 1.
+    The process x_t = sqrt(abar_t) s_t z0 + sqrt(1 - abar_t) eps does not preserve variance, which the stock solver
+    takes for granted. Divided by c_t = sqrt(abar_t s_t^2 + 1 - abar_t) it does, with signal power
+    abar'_t = abar_t s_t^2 / c_t^2. So the solver works on x' = x / c with the table abar', the network sees c_t x'
+    (`scale_model_input`), and its v becomes an estimate of z0 itself (`convert_model_output`), whose scale is the same
+    at every timestep; the solver may therefore extrapolate it from step to step. Without rescale, c = 1.
 
     Args:
         num_train_timesteps, beta_start, beta_end, rescale_base, rescale_steps: as in `RescaledDDIMScheduler`.
@@ -91,19 +87,3 @@ class RescaledDPMSolverScheduler(DPMSolverMultistepScheduler):
         x = float(self.norms[timestep]) * sample.float()
         clean = abar**0.5 * x - (1 - abar) ** 0.5 * model_output.float()
         return clean / float(self.latent_scales[timestep])
-
-
-def make_few_step_scheduler(
-    config: Mapping[str, Any] | None = None, spacing: str = "trailing", order: int = 2
-) -> RescaledDPMSolverScheduler:
-    """A few-step sampler for the noise schedule that another scheduler was configured with.
-
-    Args:
-        config: the `config` of a `RescaledDDIMScheduler` (or of the class returned); None = the official
-            schedule.
-        spacing: "trailing" (starts at pure noise), "leading" or "linspace".
-        order: order of the multistep solver, 1 to 3.
-    """
-    keys = ("num_train_timesteps", "beta_start", "beta_end", "rescale_base", "rescale_steps")
-    shared = {key: config[key] for key in keys if key in config} if config is not None else {}
-    return RescaledDPMSolverScheduler(timestep_spacing=spacing, solver_order=order, **shared)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,15 @@ from diffusion.fuse import drawn_share
 from diffusion.inputs.preprocess import latent_opacity, percentile_disparity
 from diffusion.models.fusion import FusionNetwork
 from diffusion.models.patch_autoencoder import PatchAutoencoder
-from diffusion.models.vae import decode_clip
+from diffusion.models.vae import decode_clip, encode_clip
 from diffusion.pipeline import RGBDVideoRepairPipeline
-from diffusion.sampling.conditioning import encode_mean, latent_context
 from diffusion.schedulers import RescaledDPMSolverScheduler
 from diffusion.train.checkpoint import TrainState, average_of
 from diffusion.train.denoiser_clips import DenoiserBatch, FusedFits, make_batch
 from diffusion.train.denoiser_scores import scores
 from diffusion.train.fit_clips import WINDOWS, kept_fit
-from diffusion.train.fusion import Lpips, find_fits, seen_fits
-from diffusion.train.steps import StepsConfig, train_steps
+from diffusion.train.fusion import FitsConfig, Lpips, find_fits, seen_fits
+from diffusion.train.steps import train_steps
 
 FITTED = 48
 """Fits that the autoencoder and the residual's size are found from."""
@@ -41,23 +40,16 @@ IMPORTANCE = (1.0, 1.0, 1.0, 0.4)
 """Of colour and disparity to the autoencoder: what is drawn is colour, and the disparity stays the fused one. With 1.0
 real photos come back at 29 dB, with 0.4 at 32."""
 
+ELSEWHERE = 0.05
+"""Weight of the loss where the fusion network is sure, against 1 where it is not."""
+
 
 @dataclass(frozen=True)
-class DenoiserConfig(StepsConfig):
+class DenoiserConfig(FitsConfig):
     """Train the denoiser beside a finished fusion network."""
 
     fusion: Path = Path("runs/fusion/fusion")
     """Folder of the fusion network's weights, which stay as they are."""
-    start: Path | None = None
-    """Pipeline folder of an earlier run whose denoiser and resampler to begin with; None = random ones."""
-    capture_share: float = 0.4
-    """Share of the clips that come from captures (files named capture_*)."""
-    fits: Path = Path("fits")
-    """Folder of training fits; files that appear while the run goes on are taken up."""
-    val_fits: Path | None = None
-    """Folder of fits of other scenes, for validation."""
-    elsewhere: float = 0.05
-    """Weight of the loss where the fusion network is sure, against 1 where it is not."""
     perceptual_weight: float = 1.0
     """Of LPIPS (AlexNet) of the frames that each prediction would end in, beside the squared error of v."""
 
@@ -86,7 +78,7 @@ def train(config: DenoiserConfig) -> RGBDVideoRepairPipeline:
 
     def loss(step: int, batch: DenoiserBatch) -> tuple[Tensor, dict[str, Tensor]]:
         random = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        return denoiser_loss(pipeline, batch.to(device), random, config, lpips)
+        return denoiser_loss(pipeline, batch.to(device), random, config.perceptual_weight, lpips)
 
     def keep() -> dict[str, Any]:
         averaged = averaged_pipeline(pipeline, networks, state)
@@ -130,19 +122,16 @@ def plain_frames(path: Path) -> Tensor:
     return frames[..., :height, :width]
 
 
-def _samples(fits: FusedFits, files: Sequence[Path], config: DenoiserConfig) -> Iterator[DenoiserBatch]:
-    for step in range(2 * len(files)):
-        yield make_batch(fits, files, config.capture_share, config.seed + 1, step, 1, WINDOWS[step % len(WINDOWS)])
-
-
 @torch.no_grad()
 def residual_scale(
     vae: PatchAutoencoder, fits: FusedFits, files: Sequence[Path], config: DenoiserConfig
 ) -> list[float]:
     """Root mean square, per latent channel, of what the fused frames lack where the fusion network is unsure."""
     square, total = torch.zeros(vae.config["latent_channels"]), torch.zeros(())
-    for batch in _samples(fits, files, config):
-        off = encode_mean(vae, batch.target, chunk=16) - encode_mean(vae, batch.fused, chunk=16)
+    for step in range(2 * len(files)):
+        window = WINDOWS[step % len(WINDOWS)]
+        batch = make_batch(fits, files, config.capture_share, config.seed + 1, step, 1, window)
+        off = encode_clip(vae, batch.target, chunk=16) - encode_clip(vae, batch.fused, chunk=16)
         weight = drawn_share(latent_opacity(batch.certainty, vae.config["patch_size"]))
         square += (weight * off.square()).sum((0, 2, 3, 4))
         total += weight.sum()
@@ -153,7 +142,7 @@ def denoiser_loss(
     pipeline: RGBDVideoRepairPipeline,
     batch: DenoiserBatch,
     random: torch.Generator,
-    config: DenoiserConfig,
+    perceptual_weight: float = 0.0,
     lpips: Lpips | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Squared error of v at a random timestep per clip, mostly where the fusion network is unsure; and LPIPS of the
@@ -161,7 +150,7 @@ def denoiser_loss(
     vae, scheduler = pipeline.vae, pipeline.scheduler
     assert isinstance(scheduler, RescaledDPMSolverScheduler)
     with torch.no_grad():
-        fused, target = (encode_mean(vae, x, chunk=64) for x in (batch.fused, batch.target))
+        fused, target = (encode_clip(vae, x, chunk=64) for x in (batch.fused, batch.target))
         certainty = latent_opacity(batch.certainty, pipeline.vae_factor)
         size = fused.new_tensor(pipeline.config["residual_scale"]).view(-1, 1, 1, 1)
         clean = (target - fused) / size
@@ -170,11 +159,11 @@ def denoiser_loss(
         signal = scheduler.network_alphas_cumprod[moments].to(clean).view(-1, 1, 1, 1, 1).sqrt()
         rest = (1 - signal.square()).sqrt()
         noised, velocity = signal * clean + rest * noise, signal * noise - rest * clean
-    context = photo_context(pipeline, batch.photos)
+    context = pipeline.photo_tokens(batch.photos)
     sample = torch.cat([noised, fused, certainty], 1)
     found = pipeline.unet(sample, moments.to(clean.device), context, return_dict=False)[0]
     unsure = drawn_share(certainty)
-    weight = (config.elsewhere + unsure).expand_as(clean)
+    weight = (ELSEWHERE + unsure).expand_as(clean)
     off = F.mse_loss(found, velocity, reduction="none")
     loss = (weight * off).sum() / weight.sum()
     drawn = (unsure * off).sum() / (unsure.sum() * clean.shape[1]).clamp_min(1e-6)
@@ -183,15 +172,9 @@ def denoiser_loss(
         frames = decode_clip(vae, fused + size * (signal * noised - rest * found), chunk=64)
         rgb = torch.lerp(batch.fused[:, :3], frames[:, :3], drawn_share(batch.certainty)).clamp(-1.4, 1.4)
         perceptual = lpips(*((x.transpose(1, 2).flatten(0, 1) + 1) / 2 for x in (rgb, batch.target[:, :3])))
-        loss = loss + config.perceptual_weight * perceptual
+        loss = loss + perceptual_weight * perceptual
         logs["lpips"] = perceptual
     return loss, logs
-
-
-def photo_context(pipeline: RGBDVideoRepairPipeline, photos: Sequence[Tensor]) -> Tensor:
-    """Context tokens [B, Q, D] of a photo [3, h, w] in [-1, 1] for each clip, differentiable in the resampler."""
-    size, patch = tuple(pipeline.config["reference_size"]), pipeline.config["token_patch"]
-    return latent_context(pipeline.vae, pipeline.resampler, photos, size, patch)
 
 
 def averaged_pipeline(

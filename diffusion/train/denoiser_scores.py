@@ -12,7 +12,7 @@ from diffusion.fuse import drawn_share
 from diffusion.inputs.source_views import PHOTOS
 from diffusion.pipeline import RGBDVideoRepairPipeline
 from diffusion.train.fit_clips import fit_clip, inverted, kept_fit
-from diffusion.train.fusion import Lpips, psnr
+from diffusion.train.fusion import Lpips, means, psnr
 
 WORTH = 0.05
 """Clips of which less is drawn say nothing."""
@@ -23,7 +23,6 @@ def scores(pipeline: RGBDVideoRepairPipeline, files: Sequence[Path], frames: int
     """Means over clips of novel frames: dB and LPIPS of the fused frames and with what was drawn, the same error where
     something was drawn, sharpness there against the truth's, and how far two seeds differ there and elsewhere."""
     lpips = Lpips()
-    pipeline.set_progress_bar_config(disable=True)
     found: list[dict[str, float]] = []
     for path in files:
         fit = kept_fit(path)
@@ -40,8 +39,7 @@ def scores(pipeline: RGBDVideoRepairPipeline, files: Sequence[Path], frames: int
             drawn = [pipeline(*inputs, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
             clips = (torch.as_tensor(output.rgb).movedim(-1, 1) for output in (fused, *drawn))
             found.append(_score(lpips, *clips, share=share, target=clip.target))
-    means = {name: sum(x[name] for x in found) / len(found) for name in found[0]} if found else {}
-    return {"clips": len(found), **{name: round(value, 4) for name, value in means.items()}}
+    return {"clips": len(found), **means(found)}
 
 
 def _score(lpips: Lpips, fused: Tensor, rgb: Tensor, second: Tensor, share: Tensor, target: Tensor) -> dict[str, float]:

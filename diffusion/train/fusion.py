@@ -22,30 +22,37 @@ from diffusion.train.steps import StepsConfig, train_steps
 
 SMALL_WINDOWS = (Window(4, 64, 96), Window(3, 96, 64), Window(3, 80, 80), Window(6, 48, 80), Window(3, 64, 112))
 """As WINDOWS, while a run begins."""
+PERCEPTUAL_FROM = 500
+"""First step with LPIPS."""
+DISPARITY_WEIGHT = 0.1
+"""Of the absolute error of log disparity where the truth is known."""
+CERTAINTY_WEIGHT = 0.02
+"""Of the error's likelihood, which makes the network say how wrong it is."""
 
 
 @dataclass(frozen=True)
-class FusionConfig(StepsConfig):
-    """Train the fusion network."""
+class FitsConfig(StepsConfig):
+    """What the runs on fits share."""
 
     start: Path | None = None
-    """Weights (a folder that `save_pretrained` wrote) to begin with; None = random ones."""
+    """Weights of an earlier run to begin with (of the fusion network its folder fusion, of the denoiser its folder
+    pipeline); None = random ones."""
     capture_share: float = 0.4
     """Share of the clips that come from captures (files named capture_*)."""
     fits: Path = Path("fits")
     """Folder of training fits; files that appear while the run goes on are taken up."""
     val_fits: Path | None = None
     """Folder of fits of other scenes, for validation."""
+
+
+@dataclass(frozen=True)
+class FusionConfig(FitsConfig):
+    """Train the fusion network."""
+
     perceptual_weight: float = 0.1
-    """Of LPIPS (AlexNet) beside the absolute error of colour, from `perceptual_from` on."""
-    perceptual_from: int = 500
-    """First step with LPIPS."""
+    """Of LPIPS (AlexNet) beside the absolute error of colour; 0 = none."""
     small_steps: int = 5000
     """So many steps come first with windows of a third of the size."""
-    disparity_weight: float = 0.1
-    """Of the absolute error of log disparity where the truth is known."""
-    certainty_weight: float = 0.02
-    """Of the error's likelihood, which makes the network say how wrong it is."""
 
 
 class Lpips(torch.nn.Module):
@@ -84,7 +91,7 @@ def train(config: FusionConfig) -> FusionNetwork:
     def loss(step: int, batch: FusionBatch) -> tuple[Tensor, dict[str, Tensor]]:
         batch = batch.to(device)
         fused = network(batch.rgb, batch.alpha, batch.disparity, batch.sources)
-        return fusion_loss(fused, batch, config, lpips if step >= config.perceptual_from else None)
+        return fusion_loss(fused, batch, config.perceptual_weight, lpips if step >= PERCEPTUAL_FROM else None)
 
     def keep() -> dict[str, Any]:
         averaged = copy.deepcopy(network)
@@ -112,7 +119,7 @@ def seen_fits(folder: Path, look: int) -> list[Path]:
 
 
 def fusion_loss(
-    fused: Fused, batch: FusionBatch, config: FusionConfig, lpips: Lpips | None
+    fused: Fused, batch: FusionBatch, perceptual_weight: float, lpips: Lpips | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Error of the colour (absolute, and LPIPS), of log disparity, and of what the network says about its own error."""
     off = (fused.rgb - batch.target).abs().mean(2, keepdim=True)
@@ -123,16 +130,11 @@ def fusion_loss(
     known = (batch.target_disparity > 0).to(off)
     ratio = (fused.disparity / batch.target_disparity.clamp_min(1e-6)).log().clamp(-3, 3).abs()
     disparity = (ratio * known).sum() / known.sum().clamp_min(1)
-    loss = colour + config.disparity_weight * disparity + config.certainty_weight * likelihood
-    logs = {
-        "colour": colour,
-        "before": off_before.mean(),
-        "disparity": disparity,
-        "likelihood": likelihood,
-    }
+    loss = colour + DISPARITY_WEIGHT * disparity + CERTAINTY_WEIGHT * likelihood
+    logs = {"colour": colour, "before": off_before.mean(), "disparity": disparity, "likelihood": likelihood}
     if lpips is not None:
         perceptual = lpips(fused.rgb.clamp(-0.2, 1.2).flatten(0, 1), batch.target.flatten(0, 1))
-        loss = loss + config.perceptual_weight * perceptual
+        loss = loss + perceptual_weight * perceptual
         logs["lpips"] = perceptual
     return loss, logs
 
@@ -146,8 +148,7 @@ def _likelihood(error: Tensor, scale: Tensor) -> Tensor:
 def validation(network: FusionNetwork, files: Sequence[Path], frames: int = 8) -> dict[str, float]:
     """Means over the novel frames of every fit: dB before and after, LPIPS before and after, calibration."""
     lpips = Lpips().to(network.device)
-    sums: dict[str, float] = {}
-    clips = 0
+    found: list[dict[str, float]] = []
     for path in files:
         fit = kept_fit(path)
         novel = [i for i in range(len(fit.target_rgb)) if i not in fit.provenance["train"]][:frames]
@@ -159,20 +160,22 @@ def validation(network: FusionNetwork, files: Sequence[Path], frames: int = 8) -
             fused = network(*(x[None] for x in (clip.rgb, clip.alpha, clip.disparity, clip.sources)))
             rgb = fused.rgb[0].clamp(0, 1)
             off = (fused.rgb[0] - clip.target).abs().mean(1, keepdim=True)
-            certain = fused.certainty[0]
-            found = {
+            scores = {
                 "psnr_before": psnr(clip.rgb, clip.target),
                 "psnr": psnr(rgb, clip.target),
                 "lpips_before": float(lpips(clip.rgb, clip.target)),
                 "lpips": float(lpips(rgb, clip.target)),
-                "certainty": float(certain.mean()),
+                "certainty": float(fused.certainty.mean()),
                 "right": float((off < TOLERANCE).float().mean()),
                 "gain": float(fused.gain.mean()),
             }
-            clips += 1
-            for name, value in found.items():
-                sums[name] = sums.get(name, 0.0) + value
-    return {name: round(value / max(clips, 1), 4) for name, value in sums.items()}
+            found.append(scores)
+    return means(found)
+
+
+def means(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of each score over all rows, rounded; empty without rows."""
+    return {name: round(sum(row[name] for row in rows) / len(rows), 4) for name in (rows[0] if rows else ())}
 
 
 def psnr(a: Tensor, b: Tensor) -> float:

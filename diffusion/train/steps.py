@@ -107,7 +107,7 @@ def _step(
     batch: Batch,
 ) -> dict[str, Tensor]:
     """One step; where the loss or the gradient is not finite, nothing changes but the counters."""
-    rate = learning_rate(state.step, config.steps, config.learning_rate, 200, "cosine")
+    rate = learning_rate(state.step, config.steps, config.learning_rate)
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     value, logs = loss(state.step, batch)

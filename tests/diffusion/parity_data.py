@@ -46,8 +46,6 @@ class Parity:
         return Hints(
             clip_heads=vision["width"] // vision["head_width"],
             resampler_head_width=self.config["res"]["dim_head"],
-            text_heads=self.config["text"]["heads"],
-            text_encoder=True,
         )
 
 

@@ -14,9 +14,8 @@ from torch import Tensor
 from diffusion.fuse import drawn_share
 from diffusion.inputs.repair_inputs import network_clips
 from diffusion.loading import BUNDLED
-from diffusion.models.vae import decode_clip
+from diffusion.models.vae import decode_clip, encode_clip
 from diffusion.pipeline import RGBDVideoRepairPipeline
-from diffusion.sampling.conditioning import encode_mean
 
 DATA = Path(os.environ.get("GENFUSION_DATA_DIR", Path(__file__).resolve().parents[3] / "shared" / "data"))
 SIZE = (160, 96)
@@ -68,7 +67,7 @@ def test_the_autoencoder_keeps_photographs(pipe, scene):
     rgb = photos(scene, 6)
     depth = 2 + rgb.mean(-1, keepdim=True)
     frames, _ = network_clips(pipe_inputs(rgb, depth), "percentile", has_depth=True)
-    again = decode_clip(pipe.vae, encode_mean(pipe.vae, frames, 6), 6)
+    again = decode_clip(pipe.vae, encode_clip(pipe.vae, frames, chunk=6), 6)
     found = psnr((again[:, :3] + 1) / 2, (frames[:, :3] + 1) / 2)
     assert found >= 30, f"{found:.1f} dB"
 
@@ -76,7 +75,7 @@ def test_the_autoencoder_keeps_photographs(pipe, scene):
 def pipe_inputs(rgb: Tensor, depth: Tensor):
     from diffusion.inputs.repair_inputs import RepairInputs
 
-    return RepairInputs(rgb[None], depth[None], None, [], None, True)
+    return RepairInputs(rgb[None], depth[None], None, [], None)
 
 
 @pytest.mark.slow
@@ -105,6 +104,6 @@ def test_a_perfect_latent_beats_the_fused_frame(pipe, holey):
     fused = RGBDVideoRepairPipeline(fusion=pipe.fusion)(**{k: v for k, v in holey.items() if k != "references"})
     truth = photos("fox", 4)
     frames, _ = network_clips(pipe_inputs(truth, torch.full_like(holey["depth"], 3.0)), "percentile", has_depth=True)
-    perfect = ((decode_clip(pipe.vae, encode_mean(pipe.vae, frames, 4), 4)[0, :3] + 1) / 2).movedim(0, -1)
+    perfect = ((decode_clip(pipe.vae, encode_clip(pipe.vae, frames, chunk=4), 4)[0, :3] + 1) / 2).movedim(0, -1)
     best = torch.lerp(fused.rgb, perfect, drawn_share(fused.certainty) * (1 - holey["alpha"]))
     assert psnr(best, truth) > psnr(fused.rgb, truth) + 1

@@ -104,7 +104,6 @@ def test_a_checkpoint_file_is_sent_to_the_converter(tmp_path):
 
 def test_the_official_weights_are_not_bundled_and_the_text_says_how_to_get_them():
     text = refusal("official")
-    assert "4,200 MiB in float16" in text
     assert "genfusion-convert" in text and "10.4 GB" in text
 
 
@@ -130,7 +129,7 @@ def test_offline_a_hub_id_ends_in_one_line(monkeypatch, tmp_path):
         RGBDVideoRepairPipeline.from_pretrained("someone/weights", local_files_only=True, cache_dir=tmp_path)
     text = str(caught.value)
     assert "\n" not in text
-    for part in ("'someone/weights'", "model_index.json", "MiB", "another machine"):
+    for part in ("'someone/weights'", "another machine"):
         assert part in text
 
 

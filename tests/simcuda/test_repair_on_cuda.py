@@ -53,7 +53,7 @@ def on_device(network: torch.nn.Module) -> bool:
 
 
 @pytest.mark.parametrize("configuration", [BOTH, OFFICIAL], ids=lambda c: c.name)
-def test_small_chunks_and_a_noised_start(cuda, configuration):
+def test_small_chunks_and_one_branch_after_the_other(cuda, configuration):
     pipe = placed(configuration, torch.float32, offload=True)
-    output = repaired(pipe, strength=0.5, vae_chunk=1, batch_guidance=False, **inputs("cuda"))
+    output = repaired(pipe, vae_chunk=1, batch_guidance=False, guidance_scale=2.0, **inputs("cuda"))
     assert isinstance(output.rgb, SimTensor) and bool(output.rgb.isfinite().all())

@@ -70,7 +70,7 @@ def test_it_repairs_a_clip_as_the_pipeline_does(monkeypatch, capsys, npz, weight
         assert sheet.size == (4 * WIDTH, FRAMES * (HEIGHT + TITLE_HEIGHT))
     assert "from the left: rendering, repaired, its depth, repaired depth" in text and "no depth" not in text
     assert text.count("MiB") == 1  # one line of the memory plan; --plan-only shows all
-    assert list(out.glob("side_by_side.mp4")) or list(out.glob("side_by_side.gif"))
+    assert (out / "side_by_side.mp4").is_file()
 
 
 @pytest.mark.slow
@@ -160,7 +160,7 @@ def test_only_the_plan(monkeypatch, capsys, npz, tmp_path):
         capsys,
         *("--clip", npz, "--out", tmp_path / "out", "--random-weights", "official", "--plan-only"),
     )
-    assert status == 0 and "official: 5 frames of 28x20" in text and "TFLOP" in text
+    assert status == 0 and "official: 5 frames of 28x20" in text and "activations" in text
     assert not (tmp_path / "out").exists()
 
 
@@ -183,7 +183,6 @@ def test_random_weights_are_labelled(monkeypatch, capsys, npz, tmp_path):
         (["--random-weights", "lite", "--device", "quantum"], "'quantum'"),
         (["--random-weights", "lite", "--window", "0"], "--window is 0"),
         (["--random-weights", "lite", "--size", "0", "8"], "--size is (0, 8)"),
-        (["--random-weights", "lite", "--strength", "3"], "strength is 3"),
         (["--random-weights", "lite", "--steps", "-4"], "--steps is -4; expected at least 1"),
         (["--random-weights", "lite", "--steps", "0"], "--steps is 0; expected at least 1"),
         (["--random-weights", "lite", "--guidance-scale", "nan"], "--guidance-scale is nan"),

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoint_files import as_safetensors, save
-from parity_data import SLACK, Parity, gap
+from parity_data import Parity
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPVisionModel
+from transformers import CLIPVisionModel
 
 from diffusion.convert import write
 from diffusion.convert.checkpoint import Checkpoint, sha256
@@ -23,7 +23,6 @@ from diffusion.convert.plan import Hints, Plan, find_problems, make_plan
 from diffusion.convert.run import convert
 from diffusion.convert.vae import plan_vae
 from diffusion.convert.write import write_network
-from diffusion.errors import UserError
 from diffusion.models.unet import RGBDVideoUNet
 from diffusion.models.vae import make_vae
 from diffusion.schedulers import RescaledDDIMScheduler
@@ -44,7 +43,7 @@ def networks(folder: Path) -> dict[str, Tensor]:
 
 def test_every_full_size_tensor_converts_with_its_exact_shape(parity: Parity) -> None:
     shapes = parity.shapes("full")
-    plan = make_plan(shapes, Hints(text_encoder=True))
+    plan = make_plan(shapes, Hints())
     assert not find_problems(plan, shapes)
     used: set[str] = set()
     for network in plan.networks:
@@ -65,7 +64,7 @@ def test_every_full_size_tensor_converts_with_its_exact_shape(parity: Parity) ->
 
 
 def test_full_size_configurations_are_the_official_ones(parity: Parity) -> None:
-    plan = make_plan(parity.shapes("full"), Hints(text_encoder=True))
+    plan = make_plan(parity.shapes("full"), Hints())
     configs = {network.folder: network.model.config for network in plan.networks}
     with torch.device("meta"):
         default = RGBDVideoUNet().config
@@ -75,7 +74,6 @@ def test_full_size_configurations_are_the_official_ones(parity: Parity) -> None:
     assert (configs["resampler"]["heads"], configs["resampler"]["dim_head"]) == (12, 64)
     assert configs["image_encoder"].num_attention_heads == 16
     assert configs["image_encoder"].image_size == 224
-    assert configs["text_encoder"].num_attention_heads == 16
 
 
 def test_the_tiny_configuration_is_inferred_from_the_tensors(parity: Parity, converted: Path) -> None:
@@ -96,16 +94,6 @@ def test_the_tiny_configuration_is_inferred_from_the_tensors(parity: Parity, con
 
 
 # Files that it takes
-
-
-def test_text_encoder(parity: Parity, converted: Path) -> None:
-    io = parity.io("tiny_clip_text_io")
-    model = CLIPTextModel.from_pretrained(converted / "text_encoder").eval()
-    with torch.no_grad():
-        hidden = model(io["tokens"], output_hidden_states=True).hidden_states[-2]
-        norm = next(m for name, m in model.named_modules() if name.endswith("final_layer_norm"))
-        assert gap(norm(hidden), io["penultimate"]) < 4e-6 * SLACK
-    assert "text_encoder" not in json.loads((converted / "model_index.json").read_text())
 
 
 def test_scheduler_follows_the_checkpoint(parity: Parity, converted: Path, tmp_path: Path) -> None:
@@ -211,17 +199,6 @@ def test_a_learned_image_scale_goes_into_the_values(parity: Parity, converted: P
     assert sorted(ratios) == pytest.approx(sorted(expected), rel=1e-5)
 
 
-def test_another_autoencoder(parity: Parity, converted: Path, tmp_path: Path) -> None:
-    """A DynamiCrafter checkpoint with an RGB-D autoencoder, as training starts from it."""
-    state = {k: v for k, v in parity.weights().items() if not k.startswith("first_stage_model.")}
-    file = converted / "vae" / "diffusion_pytorch_model.safetensors"
-    done = convert(save(state, tmp_path / "a.ckpt"), tmp_path / "out", dtype="fp32", hints=parity.hints(), vae=file)
-    ours, theirs = networks(tmp_path / "out"), networks(converted)
-    assert set(ours) == set(theirs)
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert [source.path for source in done.sources] == [tmp_path / "a.ckpt", file]
-
-
 def test_half_precision_rounds_every_weight(checkpoint: Path, parity: Parity, converted: Path, tmp_path: Path) -> None:
     convert(checkpoint, tmp_path / "out", dtype="fp16", hints=parity.hints())
     halves = networks(tmp_path / "out")
@@ -242,19 +219,17 @@ def test_shards_load_as_one(
         size = sum(f.stat().st_size for f in (converted / network.folder).glob("*.safetensors"))
         monkeypatch.setattr(write, "SHARD_BYTES", size // 3)
         monkeypatch.setattr(write, "MAPPED_BYTES", size // 5)
-        files = write_network(network, file, tmp_path / network.folder, torch.float32, lambda count: None)
-        assert len(files) > 2
+        write_network(network, file, tmp_path / network.folder, torch.float32, lambda count: None)
+        assert len(list((tmp_path / network.folder).glob("*.safetensors"))) > 2
         kind = kinds[network.folder]
         whole, shards = (kind.from_pretrained(root / network.folder) for root in (converted, tmp_path))
         for (name, a), b in zip(whole.state_dict().items(), shards.state_dict().values(), strict=True):
             assert torch.equal(a, b), name
 
 
-def test_the_model_card_names_files_and_licences(checkpoint: Path, converted: Path) -> None:
+def test_the_model_card_names_source_and_licences(checkpoint: Path, converted: Path) -> None:
     card = (converted / "README.md").read_text()
     assert checkpoint.name in card and sha256(checkpoint) in card
-    for file in converted.glob("*/*.safetensors"):
-        assert str(file.relative_to(converted)) in card and sha256(file) in card
     for licence in ("MIT", "Apache-2.0", "OpenRAIL"):
         assert licence in card
 
@@ -269,13 +244,10 @@ class RunsCode:
         return Path.touch, (self.path,)
 
 
-def test_pickled_objects_need_a_flag_and_still_run_no_code(parity: Parity, converted: Path, tmp_path: Path) -> None:
+def test_pickled_objects_run_no_code(parity: Parity, converted: Path, tmp_path: Path) -> None:
     extra = {"callbacks": datetime.timedelta(1), "hook": RunsCode(tmp_path / "ran")}
     torch.save({"state_dict": parity.weights(), **extra}, tmp_path / "a.ckpt")
-    with pytest.raises(UserError, match="--allow-pickle") as caught:
-        convert(tmp_path / "a.ckpt", tmp_path / "out", hints=parity.hints())
-    assert sha256(tmp_path / "a.ckpt") in str(caught.value)
-    convert(tmp_path / "a.ckpt", tmp_path / "out", "fp32", hints=parity.hints(), allow_pickle=True)
+    convert(tmp_path / "a.ckpt", tmp_path / "out", "fp32", hints=parity.hints())
     assert not (tmp_path / "ran").exists()
     ours, theirs = networks(tmp_path / "out"), networks(converted)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

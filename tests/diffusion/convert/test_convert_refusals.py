@@ -47,14 +47,18 @@ def with_huge(tensor: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (without(r"image_proj_model"), r"no resampler .*named .*embedder"),
-        (without(r"first_stage_model", r"embedder\.model\.visual"), r"no image encoder .*no autoencoder"),
+        (
+            without(r"image_proj_model"),
+            r"no tensor image_proj_model\.layers\.0\.0\.to_q\.weight, without which the resampler",
+        ),
+        (without(r"embedder\.model\.visual"), r"no tensor embedder\.model\.visual\.conv1\.weight"),
+        (without(r"first_stage_model"), r"no tensor .*without which the autoencoder cannot"),
         (without(r"middle_block\.1\.norm\.weight"), r"1 missing: unet/mid_block.attentions.0.norm.weight"),
         (without(r"input_blocks\.0\.0\.weight"), r"no tensor model.diffusion_model.input_blocks.0.0.weight"),
         (without(r"\.norm2\."), r"missing: .*and \d+ more.*incomplete"),
         (lambda state: state | {"control_model.x": torch.zeros(1)}, r"1 unexpected: control_model.x.*derived"),
         (lambda state: {k + "0": v for k, v in state.items()}, "no tensor|missing"),
-        (lambda state: {f"net.{k}": v for k, v in state.items()}, "no UNet"),
+        (lambda state: {f"net.{k}": v for k, v in state.items()}, "the UNet cannot be built"),
         (changed("out.2.bias", lambda t: t[:-1]), r"1 misshapen: .*out.2.bias \[\d\] \(expected \[\d\]\)"),
         (changed("out.2.weight", with_nan), "out.2.weight holds NaN"),
         (changed("out.2.weight", with_huge), r"1e\+06.*float16.*--dtype fp32"),

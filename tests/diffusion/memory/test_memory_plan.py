@@ -19,7 +19,7 @@ from diffusion.errors import UserError
 from diffusion.memory import memory_plan
 from diffusion.memory.blueprint import Blueprint, read_blueprint
 from diffusion.memory.memory_plan import ALLOWANCE, MIB, MemoryPlan, Run, parse_bytes, plan_memory
-from diffusion.memory.tracing import trace
+from diffusion.memory.tracing import peak_bytes
 
 pytestmark = pytest.mark.slow
 
@@ -43,17 +43,13 @@ def test_tracing_a_small_network_gives_the_numbers_by_hand():
     with torch.device("meta"):
         network = nn.Sequential(nn.Linear(100, 200), nn.ReLU(), nn.Linear(200, 10))
         x = torch.empty(1000, 100)
-    cost = trace(lambda: network(x))
-    assert cost.flops == 2 * 1000 * (100 * 200 + 200 * 10)
     # The first layer's output and the activation's are alive together; the last output is smaller.
-    assert cost.peak_bytes == 2 * 1000 * 200 * 4
+    assert peak_bytes(lambda: network(x)) == 2 * 1000 * 200 * 4
 
 
 def test_tracing_counts_attention_as_fused():
     q, k = torch.empty(1, 2, 50, 8, device="meta"), torch.empty(1, 2, 70, 8, device="meta")
-    cost = trace(lambda: nn.functional.scaled_dot_product_attention(q, k, k))
-    assert cost.flops == 2 * (2 * 50 * 70 * 8) * 2
-    assert cost.peak_bytes == 2 * 50 * 8 * 4
+    assert peak_bytes(lambda: nn.functional.scaled_dot_product_attention(q, k, k)) == 2 * 50 * 8 * 4
 
 
 @pytest.mark.parametrize("configuration", [LITE, OFFICIAL], ids=lambda c: c.name)
@@ -95,8 +91,6 @@ def test_a_plan_of_fusion_alone_has_nothing_to_sample():
     plan = plan_memory(Blueprint.of(FUSION), RUN)
     assert set(plan.weights) == {"fusion"}
     assert [phase for phase, size in plan.activations.items() if size] == ["fuse"]
-    longer = plan_memory(Blueprint.of(FUSION), replace(RUN, steps=20))
-    assert plan.flops == longer.flops
 
 
 def test_the_peak_of_a_whole_run_with_fusion_alone():
@@ -135,8 +129,9 @@ def test_the_peak_of_a_whole_run(configuration, scale, size):
     arguments["references"] = arguments["references"][:1]
     measured = allocated(lambda: repaired(pipe, **arguments, guidance_scale=scale, vae_chunk=plan.vae_chunk))
     weights = sum(plan.weights.values())  # were there before
-    assert measured == pytest.approx(plan.expected - weights, rel=0.15)
     assert measured <= plan.peak - weights
+    with mock.patch.object(memory_plan, "ALLOWANCE", 1.0):
+        assert measured == pytest.approx(plan.peak - weights, rel=0.15)
 
 
 @pytest.mark.parametrize("configuration", [LITE, OFFICIAL], ids=lambda c: c.name)
@@ -171,7 +166,7 @@ def test_a_budget_is_kept_by_the_cheapest_means_first(configuration):
         costs.append((plan.offload, not plan.batch_guidance, -plan.vae_chunk))
         plan = plan_memory(blueprint, run, budget=plan.peak - 1)
     assert costs == sorted(costs) and len(costs) > 1
-    assert "does NOT fit" in str(plan)
+    assert "NOT enough" in str(plan)
     assert (plan.batch_guidance, plan.offload) == (False, True)
 
 
@@ -231,7 +226,7 @@ def test_a_part_of_a_clip_costs_what_a_clip_of_its_length_does():
     assert short.activations.keys() == part.activations.keys()
     for phase, needed in short.activations.items():
         assert part.activations[phase] == pytest.approx(needed, rel=0.01), phase
-    assert (part.clip, part.flops) == (short.clip, pytest.approx(short.flops, rel=0.01))
+    assert part.clip == short.clip
 
 
 def test_a_large_decoder_is_cut_into_chunks():
@@ -256,8 +251,6 @@ def test_full_size_plan_without_any_weights():
     run = Run(16, 512, 960, torch.bfloat16)
     plan = plan_memory(Blueprint.of(CONFIGURATIONS["official"]), run)
     assert plan.weights["unet"] == 2 * 1_438_854_980
-    # 25 steps of both branches, about 42 TFLOP each.
-    assert 2.1e15 < plan.flops < 2.4e15
     text = str(plan)
     for word in ("16 frames of 960x512", "bfloat16", "25 steps", "guidance on", "unet", "decode", "peak"):
         assert word in text

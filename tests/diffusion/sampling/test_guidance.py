@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parity_data import SLACK, Parity, gap
 
-from diffusion.sampling.guidance import combine, guide, rescale
+from diffusion.sampling.guidance import guide, rescale
 
 
 def test_rescale_is_the_official_one(parity: Parity) -> None:
@@ -21,9 +21,9 @@ def test_rescale_is_the_official_one(parity: Parity) -> None:
 @given(scale=st.floats(0, 10), factor=st.floats(0, 1), seed=st.integers(0, 99))
 def test_properties(scale: float, factor: float, seed: int) -> None:
     c, u = torch.randn(2, 3, 4, 5, 6, generator=torch.Generator().manual_seed(seed))
-    assert gap(combine(c, u, 1.0), c) < 1e-6
-    assert gap(combine(c, u, 0.0), u) < 1e-6
-    guided = combine(c, u, scale)
+    assert gap(guide(c, u, 1.0, 0.0), c) < 1e-6
+    assert gap(guide(c, u, 0.0, 0.0), u) < 1e-6
+    guided = guide(c, u, scale, 0.0)
     assert gap(rescale(guided, c, 0.0), guided) < 1e-6
     # Full rescale gives every clip of the batch the conditional one's contrast.
     spread = rescale(guided, c, 1.0).flatten(1).std(dim=1)

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from diffusion.convert.schedule import official_scheduler
 from diffusion.sampling.guidance import guide
-from diffusion.schedulers import RescaledDDIMScheduler, RescaledDPMSolverScheduler, make_few_step_scheduler
+from diffusion.schedulers import RescaledDDIMScheduler, RescaledDPMSolverScheduler
+from diffusion.schedulers import RescaledDPMSolverScheduler as few_step
 from diffusion.schedulers.tables import alphas_cumprod_zero_snr, latent_scales
 
 Scheduler = RescaledDDIMScheduler | RescaledDPMSolverScheduler
@@ -99,9 +100,8 @@ def all_schedulers(base: float = 0.7) -> dict[str, Scheduler]:
         for spacing in ("leading", "trailing")
         for eta in (0.0, 1.0)
     }
-    config = {"rescale_base": base}
     solver = {
-        f"solver {spacing} order {order}": make_few_step_scheduler(config, spacing, order)
+        f"solver {spacing} order {order}": few_step(timestep_spacing=spacing, solver_order=order, rescale_base=base)
         for spacing in ("leading", "trailing", "linspace")
         for order in (1, 2, 3)
     }
@@ -188,10 +188,10 @@ def distance_to_exact(scheduler: Scheduler, steps: int) -> float:
 def test_samplers_approach_the_exact_solution() -> None:
     ddim = RescaledDDIMScheduler(timestep_spacing="trailing", eta=0.0)
     assert distance_to_exact(ddim, 400) < 0.02
-    assert distance_to_exact(make_few_step_scheduler(order=2), 50) < 0.05
-    assert distance_to_exact(make_few_step_scheduler(order=2), 400) < 0.005
+    assert distance_to_exact(few_step(solver_order=2), 50) < 0.05
+    assert distance_to_exact(few_step(solver_order=2), 400) < 0.005
     # The multistep solver is worth its order.
-    assert distance_to_exact(make_few_step_scheduler(order=2), 100) < 0.5 * distance_to_exact(ddim, 100)
+    assert distance_to_exact(few_step(solver_order=2), 100) < 0.5 * distance_to_exact(ddim, 100)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 25])
@@ -201,7 +201,7 @@ def test_the_solver_of_order_one_is_deterministic_ddim(steps: int) -> None:
     ddim = RescaledDDIMScheduler(timestep_spacing="trailing", eta=0.0)
     ends = [
         sample(s, steps, noise, lambda x, t: analytic_velocity(x, torch.tensor(t), torch.tensor(0.3)))
-        for s in (ddim, make_few_step_scheduler(order=1))
+        for s in (ddim, few_step(solver_order=1))
     ]
     # The solver puts a little signal (2^-12) into the last timestep, where there is none.
     assert gap(*ends) < 2e-3
@@ -219,7 +219,7 @@ def test_without_rescale_the_solver_is_the_stock_one() -> None:
     noise = torch.randn(1, 4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
     ends = [
         sample(s, 8, noise, lambda x, t: analytic_velocity(x, torch.tensor(t), torch.tensor(0.3)))
-        for s in (stock, make_few_step_scheduler({"rescale_base": 1.0}))
+        for s in (stock, few_step(rescale_base=1.0))
     ]
     assert gap(*ends) < 1e-3
 
@@ -229,7 +229,7 @@ def test_without_rescale_the_solver_is_the_stock_one() -> None:
 def test_both_samplers_noise_alike(step: int, seed: int) -> None:
     """What the network sees of a latent that was noised to some level is the same with either."""
     clean, noise = torch.randn(2, 1, 4, 2, 3, 3, generator=torch.Generator().manual_seed(seed))
-    ddim, solver = RescaledDDIMScheduler(timestep_spacing="trailing"), make_few_step_scheduler()
+    ddim, solver = RescaledDDIMScheduler(timestep_spacing="trailing"), few_step()
     solver.set_timesteps(8)
     t = solver.timesteps[step : step + 1]
     seen = solver.scale_model_input(solver.add_noise(clean, noise, t), t[0])
@@ -245,14 +245,6 @@ def test_saved_and_loaded_it_steps_the_same(name: str, tmp_path: Path) -> None:
     x = torch.randn(1, 4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
     runs = [sample(s, 5, x, lambda y, t: gaussian_velocity(y, t, 0.2, 1.0)) for s in (scheduler, loaded)]
     assert torch.equal(*runs)
-
-
-def test_the_few_step_sampler_takes_over_the_schedule() -> None:
-    config = RescaledDDIMScheduler(rescale_base=0.6, rescale_steps=300, beta_end=0.02).config
-    solver = make_few_step_scheduler(config)
-    for key in ("rescale_base", "rescale_steps", "beta_end"):
-        assert solver.config[key] == config[key]
-    assert gap(solver.latent_scales, RescaledDDIMScheduler.from_config(config).latent_scales) == 0
 
 
 def test_half_precision_samples_are_stepped_in_float32() -> None:

@@ -15,8 +15,7 @@ from diffusion.inputs.repair_inputs import RepairInputs, network_clips
 from diffusion.models.denoiser import LiteVideoUNet
 from diffusion.models.fusion import FusionNetwork
 from diffusion.models.patch_autoencoder import PatchAutoencoder
-from diffusion.models.vae import decode_clip
-from diffusion.sampling.conditioning import encode_mean
+from diffusion.models.vae import decode_clip, encode_clip
 from diffusion.train import denoiser
 from diffusion.train.denoiser import DenoiserConfig, denoiser_loss
 from diffusion.train.denoiser_clips import DenoiserBatch, FusedFits, make_batch, network_clip
@@ -97,7 +96,7 @@ def test_a_step_has_one_batch(fits, paths):
 def test_the_networks_see_in_training_what_the_pipeline_shows_them(fits, paths):
     maps = fits.clip(paths[0], 0, [0, 2], (0, 0, 16, 24))
     rgb, disparity, certainty = (x.movedim(1, -1)[None] for x in maps[:3])
-    seen = RepairInputs(rgb, 1 / disparity.clamp_min(1e-6), certainty, [], None, True)
+    seen = RepairInputs(rgb, 1 / disparity.clamp_min(1e-6), certainty, [], None)
     frames, opacity = network_clips(seen, "percentile", has_depth=True)
     batch = network_clip(maps, torch.zeros(3, 8, 8))
     torch.testing.assert_close(batch.fused, frames)
@@ -131,10 +130,10 @@ class Perfect(torch.nn.Module):
 def test_the_loss_is_zero_for_the_true_residual(fits, paths):
     pipe = tiny_pipeline(BOTH)
     batch = make_batch(fits, paths, 0.4, 0, 0, 2, WINDOW)
-    fused, target = (encode_mean(pipe.vae, x, chunk=8) for x in (batch.fused, batch.target))
+    fused, target = (encode_clip(pipe.vae, x, chunk=8) for x in (batch.fused, batch.target))
     clean = (target - fused) / torch.tensor(pipe.config["residual_scale"]).view(-1, 1, 1, 1)
     with torch.no_grad():
-        trained, _ = denoiser_loss(pipe, batch, seeded(0), DenoiserConfig())
+        trained, _ = denoiser_loss(pipe, batch, seeded(0))
     perfect = Perfect(clean, pipe.scheduler.network_alphas_cumprod)
     object.__setattr__(pipe, "unet", perfect)
     seen = []
@@ -143,7 +142,7 @@ def test_the_loss_is_zero_for_the_true_residual(fits, paths):
         seen.append((rgb, target))
         return (rgb - target).abs().mean()
 
-    loss, logs = denoiser_loss(pipe, batch, seeded(0), DenoiserConfig(perceptual_weight=0.5), perceptual)
+    loss, logs = denoiser_loss(pipe, batch, seeded(0), 0.5, perceptual)
     # the frames that the true residual stands for: the truth as the autoencoder keeps it, where something is drawn
     kept = decode_clip(pipe.vae, target, 8)[:, :3]
     expected = torch.lerp(batch.fused[:, :3], kept, drawn_share(batch.certainty)).clamp(-1.4, 1.4)
@@ -162,7 +161,7 @@ def test_a_perfect_denoiser_gives_the_truth(monkeypatch):
     )
     frames = torch.rand(4, 4, 16, 24, generator=seeded(1))
     smooth = torch.nn.functional.interpolate(frames[..., ::4, ::4], scale_factor=4, mode="nearest")
-    vae = PatchAutoencoder(4, 8, 4, 0)
+    vae = PatchAutoencoder(4, 8, 4)
     vae.fit([2 * smooth - 1])
     pipe.register_modules(vae=vae)
     truth = smooth[:3, :3].movedim(1, -1)
@@ -175,8 +174,8 @@ def test_a_perfect_denoiser_gives_the_truth(monkeypatch):
 
         def forward(self, noisy, moment, context, fps=None, references=1, return_dict=True):
             fused = noisy[:, 8:16]
-            target = encode_mean(
-                vae, torch.cat([2 * truth.movedim(-1, 0)[None] - 1, 0 * truth[None, :, :, :, 0][None]], 1), 4
+            target = encode_clip(
+                vae, torch.cat([2 * truth.movedim(-1, 0)[None] - 1, 0 * truth[None, :, :, :, 0][None]], 1)
             )
             self.clean = (target - fused) / torch.tensor(pipe.config["residual_scale"]).view(-1, 1, 1, 1)
             return super().forward(noisy, moment, context)

@@ -150,12 +150,11 @@ def test_fits_are_found_or_missed(tmp_path):
 
 def test_the_loss_is_least_for_the_truth(tmp_path):
     batch = make_batch(write_toys(tmp_path), 0.0, 0, 0, 2, Window(2, 16, 24), 2)
-    settings = FusionConfig()
 
     small, truth = torch.full_like(batch.alpha, 1e-3), batch.target_disparity.clamp_min(0.1)
 
     def loss(rgb=batch.target, disparity=truth, scale=small, before=small):
-        return float(fusion_loss(Fused(rgb, disparity, scale, before), batch, settings, None)[0])
+        return float(fusion_loss(Fused(rgb, disparity, scale, before), batch, 0.0, None)[0])
 
     best = loss()
     assert loss(rgb=batch.target + 0.1) > best
