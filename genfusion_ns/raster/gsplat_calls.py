@@ -7,32 +7,14 @@ camera's pose, each of which makes the host wait for the GPU; nothing here uses 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from genfusion_ns.cameras import Camera
+from genfusion_ns.raster.api import Render
 from genfusion_ns.raster.constants import TILE
-
-
-class SurfelMaps(NamedTuple):
-    """One view as gsplat's kernels give it."""
-
-    color: Tensor
-    """[H, W, C] over black."""
-    depth: Tensor
-    """[H, W, 1] expected z-depth."""
-    alpha: Tensor
-    """[H, W, 1]."""
-    normal: Tensor
-    """[H, W, 3] in world axes."""
-    distortion: Tensor
-    """[H, W, 1]."""
-    median_depth: Tensor
-    """[H, W, 1]."""
-    radii: Tensor
-    """[N] int32, in pixels."""
 
 
 def rasterize_surfels(
@@ -46,8 +28,8 @@ def rasterize_surfels(
     sh_degree: int | None,
     near: float,
     far: float,
-) -> SurfelMaps:
-    """Render one view; what the arguments are stands in `api.Rasterizer`.
+) -> Render:
+    """Render one view over black; what the arguments are stands in `api.Rasterizer`.
 
     Args:
         colors: [N, K, 3] SH coefficients, or without `sh_degree` [N, C] where C + 1 is a number of channels that gsplat
@@ -86,4 +68,6 @@ def rasterize_surfels(
     )
     depth = blended[0, ..., -1:] / alpha[0].clamp(min=1e-10)
     world = normal[0] @ camera.w2c[:3, :3]
-    return SurfelMaps(blended[0, ..., :-1], depth, alpha[0], world, distortion[0], median[0], radii[0])
+    return Render(
+        blended[0, ..., :-1], alpha[0], depth, median[0], world, distortion[0], radii[0].int(), densify_signal=signal
+    )
