@@ -16,9 +16,6 @@ import numpy as np
 from genfusion_ns.data.views import FloatArray
 from genfusion_ns.errors import UserError
 
-HOLD_OUT_EVERY = 8
-"""Every eighth photo is held out, as in Mip-NeRF 360's and LLFF's protocols."""
-
 
 @dataclass(frozen=True)
 class Split:
@@ -27,17 +24,11 @@ class Split:
     train_ids: list[int]
     test_ids: list[int]
 
-    @property
-    def shares_views(self) -> bool:
-        """Whether a held-out photo is also trained on (only in captures of two photos)."""
-        return bool(set(self.train_ids) & set(self.test_ids))
 
-
-def every_kth_split(count: int, k: int = HOLD_OUT_EVERY) -> Split:
+def every_kth_split(count: int, k: int) -> Split:
     """Photos 0, k, 2k, … are held out, the others train; at least one is held out and at least two train.
 
-    Of two photos both train, and the first is also the held-out one, because Nerfstudio's commands need one: see
-    `Split.shares_views`.
+    Of two photos both train, and the first is also the held-out one, because Nerfstudio's commands need one.
 
     Raises:
         UserError: fewer than two photos, or k < 2.

@@ -144,6 +144,5 @@ def create_estimator(spec: str, device: torch.device | str = "cpu") -> DepthEsti
         return stereo
     from genfusion_ns.stereo import pretrained  # transformers takes seconds to import
 
-    if kind == "transformers":
-        return pretrained.MonocularEstimator(spec, pretrained.transformers_network(source, device), stereo)
-    return pretrained.DepthAnything3Estimator(spec, pretrained.depth_anything_3(source, device), stereo)
+    network = {"transformers": pretrained.transformers_network, "depth-anything-3": pretrained.depth_anything_3}[kind]
+    return pretrained.FittedEstimator(spec, network(source, device), stereo)

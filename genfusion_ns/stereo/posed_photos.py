@@ -104,20 +104,3 @@ def reduced(photo: PosedPhoto, max_side: int) -> PosedPhoto:
     )
     scale = photo.track_pixels.new_tensor([camera.width / photo.camera.width, camera.height / photo.camera.height])
     return replace(photo, camera=camera, rgb=rgb, track_pixels=photo.track_pixels * scale)
-
-
-def resized(depth: PhotoDepth, photo: PosedPhoto) -> PhotoDepth:
-    """The maps at a photo's own size; depth is interpolated as disparity between similar neighbours only."""
-    size = (photo.camera.height, photo.camera.width)
-    if depth.depth.shape[:2] == size:
-        return depth
-    disparity, confidence, spread = (
-        x.permute(2, 0, 1)[None] for x in (1 / depth.depth, depth.confidence, depth.spread)
-    )
-    smooth = F.interpolate(disparity, size, mode="bilinear", align_corners=False)
-    nearest = F.interpolate(disparity, size, mode="nearest-exact")
-    sharp = torch.where((smooth / nearest - 1).abs() < 0.03, smooth, nearest)
-    wide = [
-        F.interpolate(x, size, mode="bilinear", align_corners=False)[0].permute(1, 2, 0) for x in (confidence, spread)
-    ]
-    return PhotoDepth(1 / sharp[0].permute(1, 2, 0), *wide)
