@@ -102,13 +102,8 @@ def _copy(path: Path, target: Path, max_size: int) -> None:
         exif = image.getexif()
         upright = exif.get(ExifTags.Base.Orientation, 1) == 1
         fits = max_size <= 0 or max(image.size) <= max_size
-        if (
-            upright
-            and fits
-            and image.format in ("JPEG", "PNG")
-            and image.mode == "RGB"
-            and path.suffix == target.suffix
-        ):
+        plain = image.format in ("JPEG", "PNG") and image.mode == "RGB"
+        if upright and fits and plain and path.suffix == target.suffix:
             shutil.copyfile(path, target)
             return
         picture = _flat(ImageOps.exif_transpose(image))

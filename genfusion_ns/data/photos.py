@@ -36,9 +36,8 @@ class PhotoCheck:
 
 def check_photos(paths: Sequence[Path], sizes: Sequence[tuple[int, int]] | None = None) -> list[PhotoCheck]:
     """Decode every file of `paths`; `sizes` are the widths and heights that the intrinsics belong to."""
-    expected = list(sizes) if sizes is not None else [None] * len(paths)
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(check_photo, paths, expected))
+        return list(pool.map(check_photo, paths, [None] * len(paths) if sizes is None else sizes))
 
 
 def check_photo(path: Path, expected: tuple[int, int] | None) -> PhotoCheck:

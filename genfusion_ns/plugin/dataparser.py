@@ -8,6 +8,7 @@ Checks of images and poses, and initial points, are the datamanager's: they appl
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -68,16 +69,6 @@ class GenFusionDataParserConfig(DataParserConfig):
 
 
 @dataclass
-class Frames:
-    """All images of a scene, in order (`in_order`), and the indices of each split."""
-
-    outputs: DataparserOutputs
-    train: list[int]
-    val: list[int]
-    test: list[int]
-
-
-@dataclass
 class GenFusionDataParser(DataParser):
     """See `GenFusionDataParserConfig`."""
 
@@ -86,15 +77,15 @@ class GenFusionDataParser(DataParser):
     """Unused; Nerfstudio sets it on every dataparser in inference mode."""
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
-        frames = self._frames()
-        return subset(frames.outputs, getattr(frames, "train" if split == "train" else split))
+        outputs, ids = self._frames
+        return subset(outputs, ids[split])
 
-    def _frames(self) -> Frames:
-        """Read and split once; train, val and test are three looks at one scene."""
-        if not hasattr(self, "_cached"):
-            check_bounds(self.config, "--")
-            self._cached = self._split(*self._read())
-        return self._cached
+    @cached_property
+    def _frames(self) -> tuple[DataparserOutputs, dict[str, list[int]]]:
+        """All images in order (`in_order`), and the indices of each split: read once."""
+        check_bounds(self.config, "--")
+        outputs, ids = self._read()
+        return outputs, self._split(outputs, ids)
 
     def _read(self) -> tuple[DataparserOutputs, dict[str, list[int]]]:
         """All frames in order (`in_order`), and the indices that transforms.json assigns to splits (often none)."""
@@ -159,16 +150,16 @@ class GenFusionDataParser(DataParser):
             )
         return found
 
-    def _split(self, outputs: DataparserOutputs, ids: dict[str, list[int]]) -> Frames:
-        files = [path.name for path in outputs.image_filenames]
-        c2w = outputs.cameras.camera_to_worlds.numpy()
-        n = self.config.sparse_views
+    def _split(self, outputs: DataparserOutputs, ids: dict[str, list[int]]) -> dict[str, list[int]]:
+        """Indices of train, val and test; `ids` are those that the scene assigns itself."""
+        files, n = [path.name for path in outputs.image_filenames], self.config.sparse_views
+        chosen = None
         if n > 0 and (folder := self._split_folder(n)) is not None:
             chosen = load_split(folder, n, files)
-            return Frames(outputs, chosen.train_ids, chosen.test_ids, chosen.test_ids)
-        if n == 0 and self.config.train_every > 0:
-            thinned = every_kth_trains(len(files), self.config.train_every)
-            return Frames(outputs, thinned.train_ids, thinned.test_ids, thinned.test_ids)
+        elif n == 0 and self.config.train_every > 0:
+            chosen = every_kth_trains(len(files), self.config.train_every)
+        if chosen is not None:
+            return {"train": chosen.train_ids, "val": chosen.test_ids, "test": chosen.test_ids}
         if ids:
             held_out = ids.get("test") or ids.get("val") or []
             train = ids.get("train") or [i for i in range(len(files)) if i not in set(held_out)]
@@ -177,8 +168,8 @@ class GenFusionDataParser(DataParser):
             plain = every_kth_split(len(files), self.config.eval_interval)
             train, held_out, val = plain.train_ids, plain.test_ids, plain.test_ids
         if n > 0:
-            train = spread_split(c2w, n, train)
-        return Frames(outputs, train, val, held_out)
+            train = spread_split(outputs.cameras.camera_to_worlds.numpy(), n, train)
+        return {"train": train, "val": val, "test": held_out}
 
 
 def reduced(outputs: DataparserOutputs, factor: int) -> DataparserOutputs:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from nerfstudio.engine.trainer import TrainerConfig
 
 from genfusion_ns.cameras import Camera
 from genfusion_ns.errors import UserError
@@ -17,13 +16,10 @@ from genfusion_ns.plugin.resume import MODELS, checkpoints, find_checkpoint, fit
 from genfusion_ns.plugin.run_config import read_config
 
 
-@dataclass
-class Run:
+class Run(NamedTuple):
     """A trained run, ready to render."""
 
-    config: TrainerConfig
     pipeline: GenFusionPipeline
-    step: int
     training_cameras: list[Camera]
 
 
@@ -51,8 +47,7 @@ def load_run(config_path: Path) -> Run:
     pipeline.eval()
     with fitting_errors(path):
         pipeline.load_pipeline(state["pipeline"], state["step"])
-    cameras = core_cameras(pipeline.datamanager.train_dataset.cameras)
-    return Run(config, pipeline, state["step"], cameras)
+    return Run(pipeline, core_cameras(pipeline.datamanager.train_dataset.cameras))
 
 
 def remove_unused_run(folder: Path) -> None:

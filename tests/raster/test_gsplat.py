@@ -57,7 +57,7 @@ def test_degenerate_gaussians_on_cuda():
 
 
 class FakeKernels:
-    """Stands in for `gsplat_calls`: records the call, renders with the torch reference."""
+    """Stands in for `rasterize_surfels`: records the call, renders with the torch reference."""
 
     def __init__(self):
         self.call = None

@@ -20,7 +20,7 @@ NUMBA = NumbaRasterizer()
 
 
 class _Kernels(torch.autograd.Function):
-    """All kernels of one view at once; the inputs and outputs of `gsplat_calls.rasterize_surfels`."""
+    """All kernels of one view at once; the inputs and outputs of `gsplat.rasterize_surfels`."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Any:
@@ -53,7 +53,7 @@ class _Kernels(torch.autograd.Function):
 
 
 def kernels(*args: Any) -> Render:
-    """Stands in for `gsplat_calls.rasterize_surfels`."""
+    """Stands in for `gsplat.rasterize_surfels`."""
     return Render(*_Kernels.apply(*args, False), densify_signal=args[5])
 
 

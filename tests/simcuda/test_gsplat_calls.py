@@ -1,4 +1,4 @@
-"""`gsplat_calls` against gsplat's own function: the same maps and gradients from the same kernels, fewer waits."""
+"""`rasterize_surfels` against gsplat's own function: the same maps and gradients from the same kernels, fewer waits."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import torch
 from simulated_gsplat import Steps, install
 
 from genfusion_ns.cameras import Camera, look_at
-from genfusion_ns.raster.gsplat import GsplatRasterizer
-from genfusion_ns.raster.gsplat_calls import rasterize_surfels
+from genfusion_ns.raster.gsplat import GsplatRasterizer, rasterize_surfels
 from genfusion_ns.raster.numba.rasterizer import NumbaRasterizer
 
 
