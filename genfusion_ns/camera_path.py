@@ -43,11 +43,8 @@ def _frame(camera: Camera, aspect: float) -> dict[str, Any]:
 
 
 def from_nerfstudio_camera_path(path: dict[str, Any]) -> list[Camera]:
-    """The cameras of such a JSON object, float32, principal point in the centre.
-
-    Raises:
-        UserError: a field is missing or wrong, or the path is not a perspective one.
-    """
+    """The cameras of such a JSON object, float32, principal point in the centre. Raises UserError: a field is missing
+    or wrong, or the path is not a perspective one."""
     kind = path.get("camera_type", "perspective")
     if kind != "perspective":
         raise UserError(f"the camera path is of type '{kind}'; expected 'perspective'. Save it so in the viewer.")
@@ -85,11 +82,8 @@ def _pose(values: Sequence[float]) -> torch.Tensor:
 
 
 def read_camera_path(file: Path) -> list[Camera]:
-    """The cameras of a JSON file that the viewer saved.
-
-    Raises:
-        UserError: no such file, no JSON, or not a camera path.
-    """
+    """The cameras of a JSON file that the viewer saved. Raises UserError: no such file, no JSON, or not a camera
+    path."""
     try:
         path = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:

@@ -33,10 +33,7 @@ class Window(NamedTuple):
 
 def fixed_window(width: int, height: int, corner: Corner = "top-left") -> Window:
     """The quarter of a `width` x `height` photo at one corner, the same for every photo (the paper's training data).
-
-    Raises:
-        UserError: the photo is smaller than 2x2, or `corner` is none of the four.
-    """
+    Raises UserError: the photo is smaller than 2x2, or `corner` is none of the four."""
     half = _half(width, height)
     vertical, _, horizontal = corner.partition("-")
     if vertical not in ("top", "bottom") or horizontal not in ("left", "right"):

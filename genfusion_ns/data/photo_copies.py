@@ -35,11 +35,8 @@ class PhotoList:
 
 
 def list_photos(folder: Path) -> PhotoList:
-    """Find and check the photos of a folder and its subfolders.
-
-    Raises:
-        UserError: no such folder, fewer than two photos in it, or more than 5 % of them broken.
-    """
+    """Find and check the photos of a folder and its subfolders. Raises UserError: no such folder, fewer than two photos
+    in it, or more than 5 % of them broken."""
     if not folder.is_dir():
         raise UserError(f"Found no folder {folder}. Give the folder that holds your photos as --images.")
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path, folder))

@@ -65,12 +65,7 @@ class PrepareConfig:
     threads: int = -1
     """CPU threads, -1 = all."""
 
-    BOUNDS: ClassVar[Bounds] = {
-        "overlap": COUNT,
-        "max_size": NATURAL,
-        "max_features": Bound(100),
-        "threads": Bound(-1),
-    }
+    BOUNDS: ClassVar[Bounds] = {"overlap": COUNT, "max_size": NATURAL, "max_features": Bound(100), "threads": Bound(-1)}
 
 
 @dataclass(frozen=True)
@@ -91,12 +86,9 @@ class Prepared:
 
 
 def prepare(config: PrepareConfig, progress: Progress) -> Prepared:
-    """Run all stages, or those that are missing.
-
-    Raises:
-        UserError: too few or broken photos, an output folder with someone else's images or in use by another process, a
-            full disk, or photos that can't be registered to each other.
-    """
+    """Run all stages, or those that are missing. Raises UserError: too few or broken photos, an output folder with
+    someone else's images or in use by another process, a full disk, or photos that can't be registered to each
+    other."""
     check_bounds(config, "--")
     photos = list_photos(config.images)
     _check_output(config, photos)

@@ -47,11 +47,7 @@ def every_kth_split(count: int, k: int) -> Split:
 
 def every_kth_trains(count: int, k: int) -> Split:
     """Photos 0, k, 2k, … train, all the others are held out: the masked protocol of GenFusion, whose 2 ("1/2 fps") and
-    4 ("1/4 fps") thin a video.
-
-    Raises:
-        UserError: k < 2, or fewer than two photos would train.
-    """
+    4 ("1/4 fps") thin a video. Raises UserError: k < 2, or fewer than two photos would train."""
     if k < 2:
         raise UserError(f"Found training interval {k}; expected 2 or more, so that photos remain to evaluate on.")
     train = list(range(0, count, k))
@@ -61,11 +57,8 @@ def every_kth_trains(count: int, k: int) -> Split:
 
 
 def load_split(scene: Path, n: int, names: Sequence[str]) -> Split:
-    """Read `train_test_split_{n}.json` in `scene`; `names` are all photos of the capture, sorted by name.
-
-    Raises:
-        UserError: no such file, not JSON, indices out of range, listed twice, or both trained on and held out.
-    """
+    """Read `train_test_split_{n}.json` in `scene`; `names` are all photos of the capture, sorted by name. Raises
+    UserError: no such file, not JSON, indices out of range, listed twice, or both trained on and held out."""
     path = Path(scene) / f"train_test_split_{n}.json"
     if not path.is_file():
         raise UserError(

@@ -28,10 +28,7 @@ WRITE_AGAIN = "Write the file again with genfusion-prepare or ns-process-data."
 
 def read_transforms(path: Path) -> dict[str, Any]:
     """transforms.json as a dictionary, each frame with intrinsics that can be told from `camera_angle_x` or the photo.
-
-    Raises:
-        UserError: no file, no JSON, no frames, or frames or intrinsics that can't be used, all offenders at once.
-    """
+    Raises UserError: no file, no JSON, no frames, or frames or intrinsics that can't be used, all offenders at once."""
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -55,11 +52,8 @@ def read_transforms(path: Path) -> dict[str, Any]:
 
 
 def frame_camera(path: Path, meta: dict[str, Any], frame: dict[str, Any]) -> tuple[Camera, FloatArray]:
-    """The float64 camera of a frame of `read_transforms`, and its distortion as OpenCV's k1, k2, p1, p2, k3.
-
-    Raises:
-        UserError: it is a fisheye, or its size or centre is not told.
-    """
+    """The float64 camera of a frame of `read_transforms`, and its distortion as OpenCV's k1, k2, p1, p2, k3. Raises
+    UserError: it is a fisheye, or its size or centre is not told."""
     known = {**meta, **frame}
     lacks = [key for key in ("w", "h", "cx", "cy") if known.get(key) is None]
     if lacks or frame_model(meta, frame) in FISHEYES:
@@ -79,11 +73,8 @@ def frame_model(meta: dict[str, Any], frame: Any) -> str:
 
 
 def check_models(scene: str, models: list[str]) -> None:
-    """Only pinholes and fisheyes can be trained on, and only one of the two kinds in a scene.
-
-    Raises:
-        UserError: another model, or both kinds.
-    """
+    """Only pinholes and fisheyes can be trained on, and only one of the two kinds in a scene. Raises UserError: another
+    model, or both kinds."""
     foreign = sorted(set(models) - {*PINHOLES, *FISHEYES})
     if foreign:
         raise UserError(

@@ -118,11 +118,8 @@ class GenFusionDataParser(DataParser):
         raise missing_scene_error(data, [transforms, *(data / folder for folder in COLMAP_FOLDERS)])
 
     def _factor(self, folder: Path) -> int:
-        """Which of images, images_2, … is read.
-
-        Raises:
-            UserError: the folder that was asked for is not there (Nerfstudio would ask a question on the terminal).
-        """
+        """Which of images, images_2, … is read. Raises UserError: the folder that was asked for is not there
+        (Nerfstudio would ask a question on the terminal)."""
         images, wanted = self.config.images_path, self.config.downscale_factor or 1
         there = available_factors((folder / images).parent, images.name)
         if wanted > 1 and wanted not in there:
@@ -204,11 +201,8 @@ def reduced_path(path: Path, factor: int) -> Path:
 
 
 def indices_of(listed: list[str], files: list[Path], transforms: Path, split: str) -> list[int]:
-    """Indices, ascending, of the files that transforms.json lists for a split.
-
-    Raises:
-        UserError: it names a file that there is none of.
-    """
+    """Indices, ascending, of the files that transforms.json lists for a split. Raises UserError: it names a file that
+    there is none of."""
     listed = list(dict.fromkeys(listed))
     paths = [str(transforms.parent.absolute() / name) for name in listed]
     found = dict(zip(listed, find_by_name([str(path) for path in files], paths), strict=True))
@@ -247,6 +241,5 @@ def in_order(outputs: DataparserOutputs) -> DataparserOutputs:
 
 
 genfusion_data = DataParserSpecification(
-    config=GenFusionDataParserConfig(),
-    description="Nerfstudio or COLMAP folder, with sparse-view selection.",
+    config=GenFusionDataParserConfig(), description="Nerfstudio or COLMAP folder, with sparse-view selection."
 )

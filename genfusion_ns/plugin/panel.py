@@ -17,13 +17,7 @@ import torch
 import viser.transforms as vtf
 from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO, Viewer
-from nerfstudio.viewer.viewer_elements import (
-    ViewerButton,
-    ViewerCheckbox,
-    ViewerControl,
-    ViewerElement,
-    ViewerSlider,
-)
+from nerfstudio.viewer.viewer_elements import ViewerButton, ViewerCheckbox, ViewerControl, ViewerElement, ViewerSlider
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from viser import ClientHandle, ViserServer

@@ -29,11 +29,8 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_config(path: Path) -> TrainerConfig:
-    """The configuration that ns-train wrote.
-
-    Raises:
-        UserError: no YAML, no configuration, or one that asks for anything but settings.
-    """
+    """The configuration that ns-train wrote. Raises UserError: no YAML, no configuration, or one that asks for anything
+    but settings."""
     try:
         config = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

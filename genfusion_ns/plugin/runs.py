@@ -24,11 +24,8 @@ class Run(NamedTuple):
 
 
 def load_run(config_path: Path) -> Run:
-    """Load config.yml of a genfusion run with its latest checkpoint; neither file's content is executed.
-
-    Raises:
-        UserError: no such file, no checkpoint, one that can't be read, or the run of another method.
-    """
+    """Load config.yml of a genfusion run with its latest checkpoint; neither file's content is executed. Raises
+    UserError: no such file, no checkpoint, one that can't be read, or the run of another method."""
     if not config_path.is_file():
         raise UserError(
             f"{config_path} does not exist. Expected the config.yml that ns-train wrote, "

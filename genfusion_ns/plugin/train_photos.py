@@ -90,11 +90,8 @@ def rgb_uint8(image: Tensor) -> NDArray[np.uint8]:
 
 
 def check_types(cameras: Cameras) -> None:
-    """Cameras that Nerfstudio makes pinholes of when it loads the photos, whichever dataparser read them.
-
-    Raises:
-        UserError: panoramas, orthographic and stereo cameras.
-    """
+    """Cameras that Nerfstudio makes pinholes of when it loads the photos, whichever dataparser read them. Raises
+    UserError: panoramas, orthographic and stereo cameras."""
     foreign = sorted({CameraType(int(kind)).name for kind in cameras.camera_type.unique()} - set(BENT))
     if foreign:
         raise UserError(
@@ -104,11 +101,8 @@ def check_types(cameras: Cameras) -> None:
 
 
 def checked(outputs: DataparserOutputs, minimum: int = 2) -> DataparserOutputs:
-    """The frames whose photos and poses are sound; fewer than `minimum` are not enough.
-
-    Raises:
-        UserError: what is wrong with the scene, all offenders at once.
-    """
+    """The frames whose photos and poses are sound; fewer than `minimum` are not enough. Raises UserError: what is wrong
+    with the scene, all offenders at once."""
     cameras = outputs.cameras
     check_types(cameras)
     report = validate_scene(

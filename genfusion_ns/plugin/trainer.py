@@ -55,11 +55,8 @@ class GenFusionTrainerConfig(TrainerConfig):
     }
 
     def save_config(self) -> None:
-        """Write config.yml with absolute paths, so that ns-eval and its kin work from any folder.
-
-        Raises:
-            UserError: settings that can't work; nothing is written then, and ns-train comes here first.
-        """
+        """Write config.yml with absolute paths, so that ns-eval and its kin work from any folder. Raises UserError:
+        settings that can't work; nothing is written then, and ns-train comes here first."""
         check_bounds(self)
         self.pipeline.datamanager.loop.check()
         self.output_dir = self.output_dir.absolute()
@@ -137,11 +134,8 @@ class GenFusionTrainer(Trainer):
         CONSOLE.print(f"[bold]genfusion:[/] goes on from {path}, step {state['step']}.", soft_wrap=True)
 
     def train(self) -> None:
-        """Train up to step `max_num_iterations`, also after --load-dir (stock 1.1.5 would run that many more).
-
-        Raises:
-            Interrupted: SIGINT or SIGTERM came; the steps that are done are in a checkpoint.
-        """
+        """Train up to step `max_num_iterations`, also after --load-dir (stock 1.1.5 would run that many more). Raises
+        Interrupted: SIGINT or SIGTERM came; the steps that are done are in a checkpoint."""
         total = self.config.max_num_iterations
         if self._start_step >= total:
             CONSOLE.print(
@@ -245,10 +239,7 @@ class GenFusionTrainer(Trainer):
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
         """Write `step-*.ckpt` atomically: a killed run leaves the old checkpoint or the new one, never half of one.
-
-        Raises:
-            UserError: it can't be written; the older one stays.
-        """
+        Raises UserError: it can't be written; the older one stays."""
         self.pipeline.count_observers()
         path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
         # Not in the same folder: Nerfstudio reads every file name there as a step number.

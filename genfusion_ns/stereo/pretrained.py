@@ -91,11 +91,8 @@ def merged(measured: PhotoDepth, shape: PhotoDepth) -> PhotoDepth:
 
 
 def transformers_network(source: str, device: torch.device | str) -> Disparities:
-    """A monocular depth model of the transformers library by hub id or folder.
-
-    Raises:
-        UserError: it cannot be had or loaded.
-    """
+    """A monocular depth model of the transformers library by hub id or folder. Raises UserError: it cannot be had or
+    loaded."""
     from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
     try:
@@ -122,11 +119,7 @@ def transformers_network(source: str, device: torch.device | str) -> Disparities
 
 
 def depth_anything_3(source: str, device: torch.device | str) -> Disparities:
-    """Depth Anything 3 by hub id or folder.
-
-    Raises:
-        UserError: the package or the weights cannot be had.
-    """
+    """Depth Anything 3 by hub id or folder. Raises UserError: the package or the weights cannot be had."""
     try:
         from depth_anything_3.api import DepthAnything3  # pyright: ignore[reportMissingImports]
     except ImportError as error:
