@@ -18,25 +18,10 @@ from genfusion_ns.cameras import Camera, invert_rigid, opengl_to_opencv
 from genfusion_ns.errors import UserError
 
 
-def to_nerfstudio_camera_path(
-    cameras: Sequence[Camera],
-    fps: float = 24.0,
-    width: int | None = None,
-    height: int | None = None,
-    is_cycle: bool = False,
-) -> dict[str, Any]:
-    """The JSON object for a path, one frame per camera.
-
-    Args:
-        width, height: pixels of the video; the first camera's by default. All cameras should have that shape: the
-            format has no room for another.
-
-    Raises:
-        UserError: no camera, or fps is not positive.
-    """
-    if not cameras or not fps > 0:
-        raise UserError(f"a camera path needs at least 1 camera and fps > 0, got {len(cameras)} and {fps}.")
-    width, height = width or cameras[0].width, height or cameras[0].height
+def to_nerfstudio_camera_path(cameras: Sequence[Camera], fps: float = 24.0, is_cycle: bool = False) -> dict[str, Any]:
+    """The JSON object for a path of one camera or more, one frame each, of the first one's size: the format has no room
+    for another."""
+    width, height = cameras[0].width, cameras[0].height
     return {
         "camera_type": "perspective",
         "render_width": width,
@@ -58,11 +43,8 @@ def _frame(camera: Camera, aspect: float) -> dict[str, Any]:
 
 
 def from_nerfstudio_camera_path(path: dict[str, Any]) -> list[Camera]:
-    """The cameras of such a JSON object, float32, principal point in the centre.
-
-    Raises:
-        UserError: a field is missing or wrong, or the path is not a perspective one.
-    """
+    """The cameras of such a JSON object, float32, principal point in the centre. Raises UserError: a field is missing
+    or wrong, or the path is not a perspective one."""
     kind = path.get("camera_type", "perspective")
     if kind != "perspective":
         raise UserError(f"the camera path is of type '{kind}'; expected 'perspective'. Save it so in the viewer.")
@@ -100,11 +82,8 @@ def _pose(values: Sequence[float]) -> torch.Tensor:
 
 
 def read_camera_path(file: Path) -> list[Camera]:
-    """The cameras of a JSON file that the viewer saved.
-
-    Raises:
-        UserError: no such file, no JSON, or not a camera path.
-    """
+    """The cameras of a JSON file that the viewer saved. Raises UserError: no such file, no JSON, or not a camera
+    path."""
     try:
         path = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:

@@ -43,11 +43,8 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def check_output(output: Path, endings: Sequence[str] = ()) -> None:
-    """See that a command can write the file that `--output` names, with any ending unless `endings` says which.
-
-    Raises:
-        UserError: it has none of the endings, or its folder does not exist.
-    """
+    """See that a command can write the file that `--output` names, with any ending unless `endings` says which. Raises
+    UserError: it has none of the endings, or its folder does not exist."""
     if endings and output.suffix not in endings:
         raise UserError(
             f"--output is {output}; expected a name that ends in {', '.join(endings[:-1])} or {endings[-1]}."
@@ -67,11 +64,8 @@ def write_errors(folder: Path, advice: str) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path, advice: str) -> Iterator[None]:
-    """Hold an existing folder against other processes that call this too; a process that dies lets go.
-
-    Raises:
-        UserError: another one holds it; the message ends in `advice`.
-    """
+    """Hold an existing folder against other processes that call this too; a process that dies lets go. Raises
+    UserError: another one holds it; the message ends in `advice`."""
     try:
         import fcntl
     except ImportError:  # Windows has other locks, and two runs there stay the user's care

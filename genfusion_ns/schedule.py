@@ -10,13 +10,7 @@ known to."""
 
 
 def scaled(steps: int, max_iterations: int, reference_iterations: int) -> int:
-    """`steps` of a recipe written for `reference_iterations`, stretched to a run of `max_iterations`; 0 stays 0.
-
-    Raises:
-        ValueError: an iteration count is not positive.
-    """
-    if max_iterations < 1 or reference_iterations < 1:
-        raise ValueError(f"iteration counts must be positive, got {max_iterations} and {reference_iterations}.")
+    """`steps` of a recipe written for `reference_iterations`, stretched to a run of `max_iterations`; 0 stays 0."""
     return 0 if steps == 0 else max(1, round(steps * max_iterations / reference_iterations))
 
 
@@ -33,10 +27,8 @@ def generated_weight(k: float, start: int, until: int, peak: float) -> float:
 
 
 def round_steps(start: int, every: int, until: int, max_iterations: int) -> list[int]:
-    """The k at which a round of generation runs: start, start + every, ... below both `until` and the run's end.
-
-    A round at `until` would come when lambda is 0 and is left out.
-    """
+    """The k at which a round of generation runs: start, start + every, ... below both `until`, where lambda is 0 again,
+    and the run's end."""
     if every < 1:
         return []
     return list(range(max(start, 1), min(until, max_iterations), every))

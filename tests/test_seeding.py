@@ -33,8 +33,3 @@ def test_every_epoch_shows_every_item_once(count):
         orders.append(tuple(order))
     if count == 10:
         assert len(set(orders)) > 1
-
-
-def test_nothing_to_choose_from():
-    with pytest.raises(ValueError, match="at least one"):
-        order_index(0, 0, 0, "views")

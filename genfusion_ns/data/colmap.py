@@ -70,11 +70,7 @@ def find_model(scene: Path) -> Path | None:
 
 
 def read_model(folder: Path) -> ColmapModel:
-    """Read a COLMAP model, binary or text.
-
-    Raises:
-        UserError: the files are incomplete or damaged.
-    """
+    """Read a COLMAP model, binary or text. Raises UserError: the files are incomplete or damaged."""
     try:
         _check_counts(folder)
         reconstruction = pycolmap.Reconstruction(str(folder))
@@ -131,11 +127,8 @@ def similarity_between(source: FloatArray, target: FloatArray) -> tuple[float, F
 
 
 def _check_counts(folder: Path) -> None:
-    """pycolmap believes the number of entries at a file's beginning, and reads on for hours beyond its end.
-
-    Raises:
-        ValueError: a file is too short for its number of entries.
-    """
+    """pycolmap believes the number of entries at a file's beginning, and reads on for hours beyond its end. Raises
+    ValueError: a file is too short for its number of entries."""
     for name, least in LEAST_BYTES.items():
         if (folder / name).is_file():
             with (folder / name).open("rb") as file:

@@ -44,7 +44,7 @@ def extract(
     camera_model: str = "SIMPLE_RADIAL",
     shared_size: tuple[int, int] | None = None,
     threads: int = -1,
-    advance: Advance | None = None,
+    advance: Advance = lambda done: None,
 ) -> None:
     """Write the SIFT features of `names` (relative to `images`) into `database`.
 
@@ -65,17 +65,9 @@ def extract(
         portion = list(names[start : start + _IMAGES_AT_ONCE])
         if shared_size:
             reader.existing_camera_id = _camera_of_size(database, shared_size)
-        pycolmap.extract_features(
-            database,
-            images,
-            image_names=portion,
-            camera_mode=mode,
-            reader_options=reader,
-            extraction_options=options,
-            device=pycolmap.Device.cpu,
-        )
-        if advance:
-            advance(len(portion))
+        settings = {"camera_mode": mode, "reader_options": reader, "extraction_options": options}
+        pycolmap.extract_features(database, images, image_names=portion, device=pycolmap.Device.cpu, **settings)
+        advance(len(portion))
 
 
 def match(
@@ -86,7 +78,7 @@ def match(
     max_ratio: float,
     verify: bool,
     threads: int = -1,
-    advance: Advance | None = None,
+    advance: Advance = lambda done: None,
 ) -> None:
     """Match the given pairs of images and write the matches into `database`.
 
@@ -108,8 +100,7 @@ def match(
         pycolmap.match_image_pairs(
             database, matching_options=options, pairing_options=listing, device=pycolmap.Device.cpu
         )
-        if advance:
-            advance(len(portion))
+        advance(len(portion))
 
 
 def _camera_of_size(database: Path, size: tuple[int, int]) -> int:

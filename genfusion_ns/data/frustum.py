@@ -95,13 +95,11 @@ def depth_range(w2c: FloatArray) -> FloatArray:
     return np.tile((baseline or 1.0) * np.array([2.0, 20.0]), (len(w2c), 1))
 
 
-def focus_point(w2c: FloatArray, min_angle: float = 10.0) -> FloatArray | None:
-    """[3] the point nearest to all optical axes in least squares.
-
-    None where no two axes differ by `min_angle` degrees, or the point lies behind a camera.
-    """
+def focus_point(w2c: FloatArray) -> FloatArray | None:
+    """[3] the point nearest to all optical axes in least squares; None where no two axes differ by 10 degrees, or the
+    point lies behind a camera."""
     axes = w2c[:, 2, :3]
-    if (axes @ axes.T).min() > np.cos(np.radians(min_angle)):
+    if (axes @ axes.T).min() > np.cos(np.radians(10.0)):
         return None
     centres = -np.einsum("vji,vj->vi", w2c[:, :3, :3], w2c[:, :3, 3])
     across = np.eye(3) - axes[:, :, None] * axes[:, None, :]

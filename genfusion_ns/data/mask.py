@@ -10,10 +10,6 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from genfusion_ns.cameras import Camera
 from genfusion_ns.errors import UserError
 
 Corner = Literal["top-left", "top-right", "bottom-left", "bottom-right"]
@@ -37,10 +33,7 @@ class Window(NamedTuple):
 
 def fixed_window(width: int, height: int, corner: Corner = "top-left") -> Window:
     """The quarter of a `width` x `height` photo at one corner, the same for every photo (the paper's training data).
-
-    Raises:
-        UserError: the photo is smaller than 2x2, or `corner` is none of the four.
-    """
+    Raises UserError: the photo is smaller than 2x2, or `corner` is none of the four."""
     half = _half(width, height)
     vertical, _, horizontal = corner.partition("-")
     if vertical not in ("top", "bottom") or horizontal not in ("left", "right"):
@@ -63,20 +56,6 @@ def moving_window(index: int, width: int, height: int) -> Window:
     x = _bounce(index, _START[0], _RASTER[0] // 2) * width // _RASTER[0]
     y = _bounce(index, _START[1], _RASTER[1] // 2) * height // _RASTER[1]
     return Window(x, y, *half)
-
-
-def crop(image: NDArray, camera: Camera, window: Window) -> tuple[NDArray, Camera]:
-    """Cut `window` out of an image [H, W, ...] and of its camera.
-
-    Raises:
-        ValueError: the image does not have its camera's size, or the window reaches beyond it.
-    """
-    if image.shape[:2] != (camera.height, camera.width):
-        raise ValueError(f"image {image.shape[:2]} and camera {(camera.height, camera.width)} differ in size")
-    x, y, width, height = window
-    if min(x, y) < 0 or x + width > camera.width or y + height > camera.height:
-        raise ValueError(f"{window} reaches beyond the {camera.width}x{camera.height} image")
-    return np.ascontiguousarray(image[y : y + height, x : x + width]), camera.window(x, y, width, height)
 
 
 def _half(width: int, height: int) -> tuple[int, int]:

@@ -35,11 +35,8 @@ class PhotoList:
 
 
 def list_photos(folder: Path) -> PhotoList:
-    """Find and check the photos of a folder and its subfolders.
-
-    Raises:
-        UserError: no such folder, fewer than two photos in it, or more than 5 % of them broken.
-    """
+    """Find and check the photos of a folder and its subfolders. Raises UserError: no such folder, fewer than two photos
+    in it, or more than 5 % of them broken."""
     if not folder.is_dir():
         raise UserError(f"Found no folder {folder}. Give the folder that holds your photos as --images.")
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path, folder))
@@ -102,13 +99,8 @@ def _copy(path: Path, target: Path, max_size: int) -> None:
         exif = image.getexif()
         upright = exif.get(ExifTags.Base.Orientation, 1) == 1
         fits = max_size <= 0 or max(image.size) <= max_size
-        if (
-            upright
-            and fits
-            and image.format in ("JPEG", "PNG")
-            and image.mode == "RGB"
-            and path.suffix == target.suffix
-        ):
+        plain = image.format in ("JPEG", "PNG") and image.mode == "RGB"
+        if upright and fits and plain and path.suffix == target.suffix:
             shutil.copyfile(path, target)
             return
         picture = _flat(ImageOps.exif_transpose(image))

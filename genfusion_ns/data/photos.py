@@ -36,14 +36,12 @@ class PhotoCheck:
 
 def check_photos(paths: Sequence[Path], sizes: Sequence[tuple[int, int]] | None = None) -> list[PhotoCheck]:
     """Decode every file of `paths`; `sizes` are the widths and heights that the intrinsics belong to."""
-    expected = list(sizes) if sizes is not None else [None] * len(paths)
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(check_photo, paths, expected))
+        return list(pool.map(check_photo, paths, [None] * len(paths) if sizes is None else sizes))
 
 
-def check_photo(path: Path, expected: tuple[int, int] | None = None) -> PhotoCheck:
+def check_photo(path: Path, expected: tuple[int, int] | None) -> PhotoCheck:
     """Decode one file and name its first fault: missing, unreadable, 16-bit, or not of the `expected` size."""
-    path = Path(path)
     if not path.is_file():
         return PhotoCheck("missing", "there is no such file")
     if path.stat().st_size == 0:
@@ -59,7 +57,7 @@ def check_photo(path: Path, expected: tuple[int, int] | None = None) -> PhotoChe
         return PhotoCheck("unreadable", _reason(error))
     check = PhotoCheck(size=size, has_alpha=has_alpha, orientation=orientation)
     if mode.startswith(_DEEP_MODES):
-        return _faulty(check, "deep", f"its pixels are of mode {mode}")
+        return replace(check, fault="deep", found=f"its pixels are of mode {mode}")
     return check if expected is None or size == expected else _wrong_size(check, expected)
 
 
@@ -96,12 +94,9 @@ def _wrong_size(check: PhotoCheck, expected: tuple[int, int]) -> PhotoCheck:
     width, height = check.size
     text = f"it has {width}x{height} pixels, its intrinsics are for {expected[0]}x{expected[1]}"
     if check.orientation >= 5 and (height, width) == expected:
-        return _faulty(check, "rotated", f"{text}, and its EXIF orientation {check.orientation} turns it by a quarter")
-    return _faulty(check, "size", text)
-
-
-def _faulty(check: PhotoCheck, fault: PhotoFault, found: str) -> PhotoCheck:
-    return PhotoCheck(fault, found, check.size, check.has_alpha, check.orientation)
+        turned = f"{text}, and its EXIF orientation {check.orientation} turns it by a quarter"
+        return replace(check, fault="rotated", found=turned)
+    return replace(check, fault="size", found=text)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -57,16 +57,10 @@ def initial_points(
 ) -> InitialPoints:
     """Points to start from, in the world of `views`.
 
-    Modes:
-        tracks: tracks seen by two or more training views, triangulated from these alone, completed to `target` by
-            samples in the frusta. Without a model, features are matched between the photos; without matches, all
-            points are samples.
-        official: points of the model that one or more training views observe, at the positions that all photos gave
-            them (what GenFusion's code does; leaks geometry of held-out views).
-        all: every point of the model, else of `cloud` (leaks more).
-        random: `target` samples in the frusta of the training views, at depths that the cameras alone suggest.
-
     Args:
+        mode: "tracks" that two or more training views see, triangulated from these alone (features are matched where
+            there is no model) and completed by samples in the frusta; "official": points of the model that a training
+            view observes, where all photos put them; "all" points of the model, else of `cloud`; "random" samples.
         views: the training views; an observation counts if it lies inside the view's image, so cropped photos
             restrict tracks to their windows.
         model: the COLMAP model of the capture, in any world; None where there is none.
@@ -149,17 +143,17 @@ def _from_tracks(views: Sequence[TrainView], model: ColmapModel | None, target: 
 
 def _find_tracks(views: Sequence[TrainView], model: ColmapModel | None) -> tuple[Tracks, list[str], str]:
     """Tracks between the training views, warnings, and what kind of tracks they are."""
-    if model is not None:
-        tracks, unknown = training_tracks(model, views)
-        if len(views) - len(unknown) >= 2:
-            notes = [f"the COLMAP model has no image called {', '.join(unknown)}."] if unknown else []
-            return tracks, notes, "COLMAP tracks"
-        note = (
-            f"the COLMAP model has images such as {model.names[:1]}, none called {', '.join(unknown)}; features are "
-            "matched between the training photos instead."
-        )
-        return match_views(views), [note], "matched features"
-    return match_views(views), [], "matched features"
+    if model is None:
+        return match_views(views), [], "matched features"
+    tracks, unknown = training_tracks(model, views)
+    if len(views) - len(unknown) >= 2:
+        notes = [f"the COLMAP model has no image called {', '.join(unknown)}."] if unknown else []
+        return tracks, notes, "COLMAP tracks"
+    note = (
+        f"the COLMAP model has images such as {model.names[:1]}, none called {', '.join(unknown)}; features are "
+        "matched between the training photos instead."
+    )
+    return match_views(views), [note], "matched features"
 
 
 def _from_model(views: Sequence[TrainView], model: ColmapModel, mode: PointsMode) -> InitialPoints:

@@ -15,7 +15,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from rich.progress import Progress, TaskID
+from rich.progress import Progress
 
 from genfusion_ns.bounds import COUNT, NATURAL, Bound, Bounds, check_bounds
 from genfusion_ns.data.features import extract, match, quiet_colmap
@@ -65,12 +65,7 @@ class PrepareConfig:
     threads: int = -1
     """CPU threads, -1 = all."""
 
-    BOUNDS: ClassVar[Bounds] = {
-        "overlap": COUNT,
-        "max_size": NATURAL,
-        "max_features": Bound(100),
-        "threads": Bound(-1),
-    }
+    BOUNDS: ClassVar[Bounds] = {"overlap": COUNT, "max_size": NATURAL, "max_features": Bound(100), "threads": Bound(-1)}
 
 
 @dataclass(frozen=True)
@@ -91,12 +86,9 @@ class Prepared:
 
 
 def prepare(config: PrepareConfig, progress: Progress) -> Prepared:
-    """Run all stages, or those that are missing.
-
-    Raises:
-        UserError: too few or broken photos, an output folder with someone else's images or in use by another process, a
-            full disk, or photos that can't be registered to each other.
-    """
+    """Run all stages, or those that are missing. Raises UserError: too few or broken photos, an output folder with
+    someone else's images or in use by another process, a full disk, or photos that can't be registered to each
+    other."""
     check_bounds(config, "--")
     photos = list_photos(config.images)
     _check_output(config, photos)
@@ -124,26 +116,12 @@ def _prepare(config: PrepareConfig, photos: PhotoList, work: Path, progress: Pro
     return Prepared(config.output, count - len(unregistered), count, points, notes, stages.skipped)
 
 
-@dataclass(frozen=True)
 class _Run:
     """The work of the single stages."""
 
-    config: PrepareConfig
-    photos: PhotoList
-    work: Path
-    progress: Progress
-
-    @property
-    def copies(self) -> Path:
-        return self.work / "photos"
-
-    @property
-    def database(self) -> Path:
-        return self.work / "database.db"
-
-    @property
-    def model(self) -> Path:
-        return self.work / "model"
+    def __init__(self, config: PrepareConfig, photos: PhotoList, work: Path, progress: Progress) -> None:
+        self.config, self.photos, self.work, self.progress = config, photos, work, progress
+        self.copies, self.database, self.model = work / "photos", work / "database.db", work / "model"
 
     def forget_matches(self) -> None:
         with pycolmap.Database.open(self.database) as database:
@@ -151,12 +129,12 @@ class _Run:
             database.clear_two_view_geometries()
 
     def copy(self) -> list[tuple[int, int]]:
-        bar = self._bar("copying photos", len(self.photos.names))
-        return copy_photos(self.photos, self.copies, self.config.max_size, self._advance(bar))
+        advance = self._bar("copying photos", len(self.photos.names))
+        return copy_photos(self.photos, self.copies, self.config.max_size, advance)
 
     def features(self, sizes: list[tuple[int, int]]) -> None:
         check_room(self.work, len(self.photos.names) * self.config.max_features * FEATURE_BYTES)
-        bar = self._bar("finding features", len(self.photos.names))
+        advance = self._bar("finding features", len(self.photos.names))
         for size in sorted({tuple(size) for size in sizes}):
             extract(
                 self.database,
@@ -167,13 +145,12 @@ class _Run:
                 camera_model=self.config.camera_model,
                 shared_size=(size[0], size[1]) if self.config.one_camera else None,
                 threads=self.config.threads,
-                advance=self._advance(bar),
+                advance=advance,
             )
 
     def matches(self) -> None:
-        pairs = self._pairs()
-        bar = self._bar("matching pairs", len(pairs))
-        threads, advance = self.config.threads, self._advance(bar)
+        pairs, threads = self._pairs(), self.config.threads
+        advance = self._bar("matching pairs", len(pairs))
         match(self.database, pairs, self.work, max_ratio=0.8, verify=True, threads=threads, advance=advance)
 
     def mapping(self) -> list[str]:
@@ -199,8 +176,7 @@ class _Run:
 
     def _map(self, lax: bool) -> list[pycolmap.Reconstruction]:
         """All models that COLMAP makes of the photos."""
-        bar = self._bar("finding poses", len(self.photos.names))
-        step = self._advance(bar)
+        advance = self._bar("finding poses", len(self.photos.names))
         models = self.work / "sparse"
         delete([models])
         models.mkdir()
@@ -211,42 +187,35 @@ class _Run:
                 self.copies,
                 models,
                 _mapping_options(self.config, lax),
-                initial_image_pair_callback=lambda: step(2),
-                next_image_callback=lambda: step(1),
+                initial_image_pair_callback=lambda: advance(2),
+                next_image_callback=lambda: advance(1),
             )
-        self.progress.update(bar, completed=len(self.photos.names))
         return list(found.values())
 
     def scene(self) -> int:
         """Undistort and write the scene; returns the number of points."""
-        bar = self._bar("removing distortion", 1)
+        advance = self._bar("removing distortion", 1)
         check_room(self.work, 2 * sum(path.stat().st_size for path in self.copies.iterdir()))
-        delete([self.work / "flat"])
-        pycolmap.undistort_images(
-            self.work / "flat",
-            self.model,
-            self.copies,
-            jpeg_quality=95,
-            num_threads=self.config.threads,
-        )
-        flat = pycolmap.Reconstruction(str(self.work / "flat" / "sparse"))
-        delete([self.config.output / "images", self.config.output / "sparse"])
-        os.replace(self.work / "flat" / "images", self.config.output / "images")
-        (self.config.output / "sparse").mkdir()
-        os.replace(self.work / "flat" / "sparse", self.config.output / "sparse" / "0")
-        write_scene_files(flat, self.config.output)
-        delete([self.work / "flat"])
-        self._advance(bar)(1)
-        return flat.num_points3D()
+        flat = self.work / "flat"
+        delete([flat])
+        threads, output = self.config.threads, self.config.output
+        pycolmap.undistort_images(flat, self.model, self.copies, jpeg_quality=95, num_threads=threads)
+        reconstruction = pycolmap.Reconstruction(str(flat / "sparse"))
+        delete([output / "images", output / "sparse"])
+        os.replace(flat / "images", output / "images")
+        (output / "sparse").mkdir()
+        os.replace(flat / "sparse", output / "sparse" / "0")
+        write_scene_files(reconstruction, output)
+        delete([flat])
+        advance(1)
+        return reconstruction.num_points3D()
 
     def _pairs(self) -> list[tuple[str, str]]:
         names = self.photos.names
-        exhaustive = self.config.matching == "exhaustive" or (
-            self.config.matching == "auto" and len(names) <= EXHAUSTIVE_UP_TO
-        )
-        if exhaustive:
+        automatic = self.config.matching == "auto"
+        if self.config.matching == "exhaustive" or (automatic and len(names) <= EXHAUSTIVE_UP_TO):
             return list(combinations(names, 2))
-        if self.config.matching == "auto":
+        if automatic:
             _log.warning(
                 "%d photos are matched with their neighbours in file-name order only; if they are not in the order in "
                 "which they were taken, pass --matching exhaustive (slow).",
@@ -268,10 +237,9 @@ class _Run:
             "exhaustive, --max-features 16384, or --no-one-camera if lenses or zooms differ."
         )
 
-    def _bar(self, what: str, total: int) -> TaskID:
-        return self.progress.add_task(what, total=total)
-
-    def _advance(self, bar: TaskID) -> Callable[[int], None]:
+    def _bar(self, what: str, total: int) -> Callable[[int], None]:
+        """A new progress bar: call it with the number of steps that were done."""
+        bar = self.progress.add_task(what, total=total)
         return lambda steps: self.progress.advance(bar, steps)
 
 

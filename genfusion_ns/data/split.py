@@ -16,9 +16,6 @@ import numpy as np
 from genfusion_ns.data.views import FloatArray
 from genfusion_ns.errors import UserError
 
-HOLD_OUT_EVERY = 8
-"""Every eighth photo is held out, as in Mip-NeRF 360's and LLFF's protocols."""
-
 
 @dataclass(frozen=True)
 class Split:
@@ -27,17 +24,11 @@ class Split:
     train_ids: list[int]
     test_ids: list[int]
 
-    @property
-    def shares_views(self) -> bool:
-        """Whether a held-out photo is also trained on (only in captures of two photos)."""
-        return bool(set(self.train_ids) & set(self.test_ids))
 
-
-def every_kth_split(count: int, k: int = HOLD_OUT_EVERY) -> Split:
+def every_kth_split(count: int, k: int) -> Split:
     """Photos 0, k, 2k, … are held out, the others train; at least one is held out and at least two train.
 
-    Of two photos both train, and the first is also the held-out one, because Nerfstudio's commands need one: see
-    `Split.shares_views`.
+    Of two photos both train, and the first is also the held-out one, because Nerfstudio's commands need one.
 
     Raises:
         UserError: fewer than two photos, or k < 2.
@@ -56,11 +47,7 @@ def every_kth_split(count: int, k: int = HOLD_OUT_EVERY) -> Split:
 
 def every_kth_trains(count: int, k: int) -> Split:
     """Photos 0, k, 2k, … train, all the others are held out: the masked protocol of GenFusion, whose 2 ("1/2 fps") and
-    4 ("1/4 fps") thin a video.
-
-    Raises:
-        UserError: k < 2, or fewer than two photos would train.
-    """
+    4 ("1/4 fps") thin a video. Raises UserError: k < 2, or fewer than two photos would train."""
     if k < 2:
         raise UserError(f"Found training interval {k}; expected 2 or more, so that photos remain to evaluate on.")
     train = list(range(0, count, k))
@@ -70,11 +57,8 @@ def every_kth_trains(count: int, k: int) -> Split:
 
 
 def load_split(scene: Path, n: int, names: Sequence[str]) -> Split:
-    """Read `train_test_split_{n}.json` in `scene`; `names` are all photos of the capture, sorted by name.
-
-    Raises:
-        UserError: no such file, not JSON, indices out of range, listed twice, or both trained on and held out.
-    """
+    """Read `train_test_split_{n}.json` in `scene`; `names` are all photos of the capture, sorted by name. Raises
+    UserError: no such file, not JSON, indices out of range, listed twice, or both trained on and held out."""
     path = Path(scene) / f"train_test_split_{n}.json"
     if not path.is_file():
         raise UserError(

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from genfusion_ns.cameras import Camera, invert_rigid, opengl_to_opencv
 from genfusion_ns.data.photos import photo_size
 from genfusion_ns.data.validate import validate_cameras, validate_scene
 from genfusion_ns.data.views import FloatArray
@@ -26,13 +28,10 @@ WRITE_AGAIN = "Write the file again with genfusion-prepare or ns-process-data."
 
 def read_transforms(path: Path) -> dict[str, Any]:
     """transforms.json as a dictionary, each frame with intrinsics that can be told from `camera_angle_x` or the photo.
-
-    Raises:
-        UserError: no JSON, no frames, or frames or intrinsics that can't be used, all offenders at once.
-    """
+    Raises UserError: no file, no JSON, no frames, or frames or intrinsics that can't be used, all offenders at once."""
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is no valid JSON ({error}). {WRITE_AGAIN}") from None
     if not isinstance(meta, dict) or not isinstance(meta.get("frames"), list) or not meta["frames"]:
         raise UserError(f"{path} lists no frames. {WRITE_AGAIN}")
@@ -52,6 +51,21 @@ def read_transforms(path: Path) -> dict[str, Any]:
     return meta
 
 
+def frame_camera(path: Path, meta: dict[str, Any], frame: dict[str, Any]) -> tuple[Camera, FloatArray]:
+    """The float64 camera of a frame of `read_transforms`, and its distortion as OpenCV's k1, k2, p1, p2, k3. Raises
+    UserError: it is a fisheye, or its size or centre is not told."""
+    known = {**meta, **frame}
+    lacks = [key for key in ("w", "h", "cx", "cy") if known.get(key) is None]
+    if lacks or frame_model(meta, frame) in FISHEYES:
+        fault = f"lacks {', '.join(lacks)}" if lacks else "is a fisheye"
+        raise UserError(f"{path}: {frame['file_path']} {fault}; expected a pinhole with w, h, cx, cy. {WRITE_AGAIN}")
+    fx, fy, cx, cy = (float(known[key]) for key in ("fl_x", "fl_y", "cx", "cy"))
+    K = torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=torch.float64)
+    c2w = opengl_to_opencv(torch.tensor(frame["transform_matrix"], dtype=torch.float64))
+    distortion = np.array([float(known.get(key) or 0.0) for key in ("k1", "k2", "p1", "p2", "k3")])
+    return Camera(invert_rigid(c2w), K, int(known["w"]), int(known["h"])), distortion
+
+
 def frame_model(meta: dict[str, Any], frame: Any) -> str:
     """Name of a frame's camera model."""
     own = frame.get("camera_model") if isinstance(frame, dict) else None
@@ -59,11 +73,8 @@ def frame_model(meta: dict[str, Any], frame: Any) -> str:
 
 
 def check_models(scene: str, models: list[str]) -> None:
-    """Only pinholes and fisheyes can be trained on, and only one of the two kinds in a scene.
-
-    Raises:
-        UserError: another model, or both kinds.
-    """
+    """Only pinholes and fisheyes can be trained on, and only one of the two kinds in a scene. Raises UserError: another
+    model, or both kinds."""
     foreign = sorted(set(models) - {*PINHOLES, *FISHEYES})
     if foreign:
         raise UserError(

@@ -71,12 +71,12 @@ def triangulate(tracks: Tracks, w2c: FloatArray, count: int) -> FloatArray:
     return np.einsum("pij,pj->pi", np.linalg.pinv(matrix, hermitian=True), vector)
 
 
-def refine(xyz: FloatArray, tracks: Tracks, w2c: FloatArray, iterations: int = 10) -> FloatArray:
-    """Lower the squared reprojection error of points [P, 3] by damped Gauss-Newton steps, each taken if it helps."""
+def refine(xyz: FloatArray, tracks: Tracks, w2c: FloatArray) -> FloatArray:
+    """Lower the squared reprojection error of points [P, 3] by ten damped Gauss-Newton steps, each if it helps."""
     xyz = xyz.copy()
     cost, residual, slope = _cost(xyz, tracks, w2c)
     damping = np.full(len(xyz), 1e-6)
-    for _ in range(iterations):
+    for _ in range(10):
         normal = _sum_by_point(np.einsum("oki,okj->oij", slope, slope), tracks.point, len(xyz))
         gradient = _sum_by_point(np.einsum("oki,ok->oi", slope, residual), tracks.point, len(xyz))
         level = damping * np.trace(normal, axis1=1, axis2=2) + 1e-30

@@ -34,13 +34,6 @@ class TrainView:
     index: int
     """The photo's place in the file-name-sorted list of the whole capture."""
 
-    def __post_init__(self) -> None:
-        expected = (self.camera.height, self.camera.width, 3)
-        if self.image.shape != expected or self.image.dtype != np.uint8:
-            raise ValueError(
-                f"view {self.name}: image is {self.image.shape} {self.image.dtype}, its camera wants {expected} uint8"
-            )
-
 
 @dataclass(frozen=True)
 class ViewArrays:

@@ -6,14 +6,10 @@ from collections import deque
 
 
 class Clock:
-    """What the last steps and the rounds took.
+    """What the last 50 steps and the rounds took."""
 
-    Args:
-        kept: steps that the mean is taken of.
-    """
-
-    def __init__(self, kept: int = 50) -> None:
-        self._steps: deque[float] = deque(maxlen=kept)
+    def __init__(self) -> None:
+        self._steps: deque[float] = deque(maxlen=50)
         self._rounds: list[float] = []
         self._within_step = 0.0
 

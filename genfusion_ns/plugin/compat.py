@@ -53,12 +53,6 @@ def resize_gaussians_in_place(params: nn.ParameterDict, state: Mapping[str, Tens
         param.grad = None
 
 
-def usable_image_cache(cache_images: str, device: str | torch.device) -> str:
-    """Fault: `--pipeline.datamanager.cache-images cpu` (also chosen by itself above 500 images) pins memory, which
-    torch refuses without an accelerator. Nerfstudio's "gpu" only means "on the training device"."""
-    return "gpu" if torch.device(device).type == "cpu" else cache_images
-
-
 class LazyLpips:
     """Fault: torchmetrics downloads LPIPS's backbone as soon as the metric is built, which Nerfstudio does in every
     model's constructor; offline no model can be made. Here it is built when it is first asked for, outside of the
@@ -74,10 +68,8 @@ class LazyLpips:
             return None
         if self._metric is None:
             self._metric = self._build(image.device)
-            if self._metric is None:
-                self._unavailable = True
-                return None
-        return float(self._metric(target.clamp(0, 1), image.clamp(0, 1)))
+            self._unavailable = self._metric is None
+        return None if self._metric is None else float(self._metric(target.clamp(0, 1), image.clamp(0, 1)))
 
     @staticmethod
     def _build(device: torch.device) -> nn.Module | None:

@@ -87,10 +87,6 @@ def _config(
     )
 
 
-def _describe(config: GenFusionTrainerConfig, description: str) -> MethodSpecification:
-    return MethodSpecification(config=config, description=description)
-
-
 def paper_config(preset: Literal["sparse", "masked", "completion"]) -> GenFusionTrainerConfig:
     """One of the paper's recipes, at the size that suits the machine."""
     return PRESETS[preset](_automatic(f"genfusion-{preset}"))
@@ -98,14 +94,17 @@ def paper_config(preset: Literal["sparse", "masked", "completion"]) -> GenFusion
 
 _automatic = gpu_config if torch.cuda.is_available() else cpu_config
 
-genfusion = _describe(
-    _automatic("genfusion"),
-    "Too few photos to a clean 2DGS splat; the GPU preset with CUDA, the CPU preset without.",
+genfusion = MethodSpecification(
+    _automatic("genfusion"), "Too few photos to a clean 2DGS splat; the GPU preset with CUDA, the CPU preset without."
 )
-genfusion_gpu = _describe(gpu_config("genfusion-gpu"), "GenFusion's full-size preset, for a GPU.")
-genfusion_cpu = _describe(cpu_config("genfusion-cpu"), "GenFusion's small preset for CPUs: minutes on two cores.")
-genfusion_sparse = _describe(paper_config("sparse"), "GenFusion's published recipe for 3, 6 or 9 views.")
-genfusion_masked = _describe(paper_config("masked"), "GenFusion's published recipe for a moving quarter of each photo.")
-genfusion_completion = _describe(
+genfusion_gpu = MethodSpecification(gpu_config("genfusion-gpu"), "GenFusion's full-size preset, for a GPU.")
+genfusion_cpu = MethodSpecification(
+    cpu_config("genfusion-cpu"), "GenFusion's small preset for CPUs: minutes on two cores."
+)
+genfusion_sparse = MethodSpecification(paper_config("sparse"), "GenFusion's published recipe for 3, 6 or 9 views.")
+genfusion_masked = MethodSpecification(
+    paper_config("masked"), "GenFusion's published recipe for a moving quarter of each photo."
+)
+genfusion_completion = MethodSpecification(
     paper_config("completion"), "GenFusion's published recipe for completing a scene beyond its photos."
 )

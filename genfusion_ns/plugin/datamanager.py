@@ -18,7 +18,7 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from genfusion_ns.bounds import ANY, COUNT, POSITIVE, Bound, Bounds
+from genfusion_ns.bounds import ANY, COUNT, NATURAL, POSITIVE, Bound, Bounds
 from genfusion_ns.cameras import Camera
 from genfusion_ns.data.colmap import find_model, read_model
 from genfusion_ns.data.mask import Window
@@ -29,7 +29,7 @@ from genfusion_ns.loop.round import CapturedViews, Loop
 from genfusion_ns.loop.state import LoopState
 from genfusion_ns.loop.supervision.gate import held_out
 from genfusion_ns.loop.view_buffer import GeneratedFrame
-from genfusion_ns.plugin import compat, train_photos
+from genfusion_ns.plugin import train_photos
 from genfusion_ns.plugin.bridge import core_cameras
 from genfusion_ns.plugin.dataparser import GenFusionDataParserConfig, subset
 from genfusion_ns.plugin.first_splats import find_depth, seed_points
@@ -83,16 +83,11 @@ class GenFusionDataManagerConfig(FullImageDatamanagerConfig):
     BOUNDS: ClassVar[Bounds] = {
         "max_image_side": Bound(16),
         "depth_side": Bound(32),
-        "max_seed_points": COUNT,
-        "reference_iterations": COUNT,
-        "seed": ANY,
+        **dict.fromkeys(("max_seed_points", "reference_iterations", "max_thread_workers", "fps_reset_every"), COUNT),
+        **dict.fromkeys(("seed", "train_cameras_sampling_seed"), ANY),
+        **dict.fromkeys(("eval_num_images_to_sample_from", "eval_num_times_to_repeat_images"), Bound(-1)),
+        "eval_image_indices": NATURAL,
         "camera_res_scale_factor": POSITIVE,
-        "eval_num_images_to_sample_from": Bound(-1),
-        "eval_num_times_to_repeat_images": Bound(-1),
-        "eval_image_indices": Bound(0),
-        "max_thread_workers": COUNT,
-        "train_cameras_sampling_seed": ANY,
-        "fps_reset_every": COUNT,
     }
 
 
@@ -112,9 +107,7 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
     ) -> None:
         config.loop.check()
         self._windows: dict[int, tuple[Window, tuple[int, int]]] = {}
-        config.cache_images = compat.usable_image_cache(config.cache_images, device)  # type: ignore[assignment]
         super().__init__(config, device, test_mode, world_size, local_rank, **kwargs)
-        config.cache_images = compat.usable_image_cache(config.cache_images, device)  # type: ignore[assignment]
         self.loop = Loop(config.loop, lambda: self.loop.config.make_repairer(self.device, CONSOLE.print), config.seed)
         self.rounds = TrainingRounds(self.loop, RoundsPanel(training=test_mode == "val"), self._captured_views)
         self.set_run_length(config.reference_iterations)
@@ -166,8 +159,9 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
                 self._windows[i] = window, (width, height)
             train_photos.fit_photo(data, dataset.cameras, i, window, self.config.max_image_side)
             for name in ("image", "mask"):
-                if name in data:
-                    data[name] = data[name].to(device) if cache_images_device == "gpu" else data[name].pin_memory()
+                if name in data:  # without an accelerator torch can't pin memory
+                    pinned = cache_images_device == "cpu" and torch.device(device).type != "cpu"
+                    data[name] = data[name].pin_memory() if pinned else data[name].to(device)
         self.train_cameras = self.train_dataset.cameras.to(device)
         return cache
 
@@ -179,11 +173,10 @@ class GenFusionDataManager(FullImageDatamanager[InputDataset]):
 
     def train_views(self) -> list[TrainView]:
         """The training photos as the core sees them."""
-        cameras = core_cameras(self._cameras_after_loading())
         files = self.train_dataset.image_filenames
         return [
-            TrainView(camera, train_photos.rgb_uint8(data["image"]), str(files[i]), self._image_id(i))
-            for i, (camera, data) in enumerate(zip(cameras, self.cached_train, strict=True))
+            TrainView(camera, train_photos.rgb_uint8(self.cached_train[i]["image"]), str(files[i]), self._image_id(i))
+            for i, camera in enumerate(core_cameras(self._cameras_after_loading()))
         ]
 
     def _cameras_after_loading(self) -> Cameras:

@@ -8,6 +8,7 @@ Checks of images and poses, and initial points, are the datamanager's: they appl
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -68,16 +69,6 @@ class GenFusionDataParserConfig(DataParserConfig):
 
 
 @dataclass
-class Frames:
-    """All images of a scene, in order (`in_order`), and the indices of each split."""
-
-    outputs: DataparserOutputs
-    train: list[int]
-    val: list[int]
-    test: list[int]
-
-
-@dataclass
 class GenFusionDataParser(DataParser):
     """See `GenFusionDataParserConfig`."""
 
@@ -86,15 +77,15 @@ class GenFusionDataParser(DataParser):
     """Unused; Nerfstudio sets it on every dataparser in inference mode."""
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
-        frames = self._frames()
-        return subset(frames.outputs, getattr(frames, "train" if split == "train" else split))
+        outputs, ids = self._frames
+        return subset(outputs, ids[split])
 
-    def _frames(self) -> Frames:
-        """Read and split once; train, val and test are three looks at one scene."""
-        if not hasattr(self, "_cached"):
-            check_bounds(self.config, "--")
-            self._cached = self._split(*self._read())
-        return self._cached
+    @cached_property
+    def _frames(self) -> tuple[DataparserOutputs, dict[str, list[int]]]:
+        """All images in order (`in_order`), and the indices of each split: read once."""
+        check_bounds(self.config, "--")
+        outputs, ids = self._read()
+        return outputs, self._split(outputs, ids)
 
     def _read(self) -> tuple[DataparserOutputs, dict[str, list[int]]]:
         """All frames in order (`in_order`), and the indices that transforms.json assigns to splits (often none)."""
@@ -127,11 +118,8 @@ class GenFusionDataParser(DataParser):
         raise missing_scene_error(data, [transforms, *(data / folder for folder in COLMAP_FOLDERS)])
 
     def _factor(self, folder: Path) -> int:
-        """Which of images, images_2, … is read.
-
-        Raises:
-            UserError: the folder that was asked for is not there (Nerfstudio would ask a question on the terminal).
-        """
+        """Which of images, images_2, … is read. Raises UserError: the folder that was asked for is not there
+        (Nerfstudio would ask a question on the terminal)."""
         images, wanted = self.config.images_path, self.config.downscale_factor or 1
         there = available_factors((folder / images).parent, images.name)
         if wanted > 1 and wanted not in there:
@@ -159,16 +147,16 @@ class GenFusionDataParser(DataParser):
             )
         return found
 
-    def _split(self, outputs: DataparserOutputs, ids: dict[str, list[int]]) -> Frames:
-        files = [path.name for path in outputs.image_filenames]
-        c2w = outputs.cameras.camera_to_worlds.numpy()
-        n = self.config.sparse_views
+    def _split(self, outputs: DataparserOutputs, ids: dict[str, list[int]]) -> dict[str, list[int]]:
+        """Indices of train, val and test; `ids` are those that the scene assigns itself."""
+        files, n = [path.name for path in outputs.image_filenames], self.config.sparse_views
+        chosen = None
         if n > 0 and (folder := self._split_folder(n)) is not None:
             chosen = load_split(folder, n, files)
-            return Frames(outputs, chosen.train_ids, chosen.test_ids, chosen.test_ids)
-        if n == 0 and self.config.train_every > 0:
-            thinned = every_kth_trains(len(files), self.config.train_every)
-            return Frames(outputs, thinned.train_ids, thinned.test_ids, thinned.test_ids)
+        elif n == 0 and self.config.train_every > 0:
+            chosen = every_kth_trains(len(files), self.config.train_every)
+        if chosen is not None:
+            return {"train": chosen.train_ids, "val": chosen.test_ids, "test": chosen.test_ids}
         if ids:
             held_out = ids.get("test") or ids.get("val") or []
             train = ids.get("train") or [i for i in range(len(files)) if i not in set(held_out)]
@@ -177,8 +165,8 @@ class GenFusionDataParser(DataParser):
             plain = every_kth_split(len(files), self.config.eval_interval)
             train, held_out, val = plain.train_ids, plain.test_ids, plain.test_ids
         if n > 0:
-            train = spread_split(c2w, n, train)
-        return Frames(outputs, train, val, held_out)
+            train = spread_split(outputs.cameras.camera_to_worlds.numpy(), n, train)
+        return {"train": train, "val": val, "test": held_out}
 
 
 def reduced(outputs: DataparserOutputs, factor: int) -> DataparserOutputs:
@@ -213,11 +201,8 @@ def reduced_path(path: Path, factor: int) -> Path:
 
 
 def indices_of(listed: list[str], files: list[Path], transforms: Path, split: str) -> list[int]:
-    """Indices, ascending, of the files that transforms.json lists for a split.
-
-    Raises:
-        UserError: it names a file that there is none of.
-    """
+    """Indices, ascending, of the files that transforms.json lists for a split. Raises UserError: it names a file that
+    there is none of."""
     listed = list(dict.fromkeys(listed))
     paths = [str(transforms.parent.absolute() / name) for name in listed]
     found = dict(zip(listed, find_by_name([str(path) for path in files], paths), strict=True))
@@ -256,6 +241,5 @@ def in_order(outputs: DataparserOutputs) -> DataparserOutputs:
 
 
 genfusion_data = DataParserSpecification(
-    config=GenFusionDataParserConfig(),
-    description="Nerfstudio or COLMAP folder, with sparse-view selection.",
+    config=GenFusionDataParserConfig(), description="Nerfstudio or COLMAP folder, with sparse-view selection."
 )

@@ -17,13 +17,7 @@ import torch
 import viser.transforms as vtf
 from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO, Viewer
-from nerfstudio.viewer.viewer_elements import (
-    ViewerButton,
-    ViewerCheckbox,
-    ViewerControl,
-    ViewerElement,
-    ViewerSlider,
-)
+from nerfstudio.viewer.viewer_elements import ViewerButton, ViewerCheckbox, ViewerControl, ViewerElement, ViewerSlider
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from viser import ClientHandle, ViserServer
@@ -47,20 +41,15 @@ class ViewerMarkdown(ViewerElement[str]):
 
     def __init__(self, content: str) -> None:
         super().__init__(name="")
-        self._content = content
+        self.content = content
 
-    @property
-    def content(self) -> str:
-        return self._content
-
-    @content.setter
-    def content(self, content: str) -> None:
-        self._content = content
+    def show(self, content: str) -> None:
+        self.content = content
         if self.gui_handle is not None:
             self.gui_handle.content = content  # type: ignore[attr-defined]
 
     def _create_gui_handle(self, viser_server: ViserServer) -> None:
-        self.gui_handle = viser_server.gui.add_markdown(self._content)  # type: ignore[assignment]
+        self.gui_handle = viser_server.gui.add_markdown(self.content)  # type: ignore[assignment]
 
     def install(self, viser_server: ViserServer) -> None:
         self._create_gui_handle(viser_server)
@@ -108,11 +97,6 @@ class RoundsPanel(torch.nn.Module):
 
     # -- between viewer and loop ---------------------------------------------------------------------------------
 
-    @property
-    def paused(self) -> bool:
-        """Whether scheduled rounds are to be skipped."""
-        return bool(self.pause_rounds.value)
-
     def ask(self) -> None:
         """Ask for a round after the training step that is under way."""
         self._asked = True
@@ -123,15 +107,15 @@ class RoundsPanel(torch.nn.Module):
 
         The user's wish is then forgotten, fulfilled or not."""
         asked, self._asked = self._asked, False
-        scheduled = loop.is_round_due(k, run_length)
+        scheduled, paused = loop.is_round_due(k, run_length), bool(self.pause_rounds.value)
         why_not = refusal(loop, k, run_length)
         if asked and why_not:
             self._write(f"no round: {why_not}")
         elif asked:
             return True
-        elif scheduled and self.paused:
+        elif scheduled and paused:
             self._write(f"paused: the round at step {k} was skipped")
-        return scheduled and not self.paused
+        return scheduled and not paused
 
     def update(self, state: LoopState, loop: LoopConfig, k: int, run_length: int) -> None:
         """Show how the loop stands after step k."""
@@ -148,13 +132,13 @@ class RoundsPanel(torch.nn.Module):
     def show_clip(self, sheet: Tensor | None) -> None:
         """Show what the last round changed: [H, W, 3] in [0, 1], or None = nothing."""
         if sheet is None:
-            self.last_clip.content = ""
+            self.last_clip.show("")
             return
         data = base64.b64encode(encoded(sheet, "JPEG", PANEL_WIDTH)).decode()
-        self.last_clip.content = f"![{SHOWS}](data:image/jpeg;base64,{data})\n\n{SHOWS}"
+        self.last_clip.show(f"![{SHOWS}](data:image/jpeg;base64,{data})\n\n{SHOWS}")
 
     def _write(self, note: str) -> None:
-        self.status.content = self._state_text + (f"  \n*{note}*" if note else "")
+        self.status.show(self._state_text + (f"  \n*{note}*" if note else ""))
 
 
 class _Door(ViewerControl):
@@ -240,7 +224,7 @@ def status_text(state: LoopState, coming: Sequence[int] | None) -> str:
     lines = [f"**rounds**: {len(state.reports)} done{following}", f"**pool**: {len(state.pool)} generated views"]
     if state.reports:
         last = state.reports[-1]
-        verdict = {"open": "not judged yet"}.get(last.outcome, last.outcome)
+        verdict = "not judged yet" if last.outcome == "open" else last.outcome
         lines.append(
             f"**last**: round {last.round + 1} at step {last.step}, {verdict}; {last.admitted} views admitted, "
             f"coverage {last.coverage:.2f}, agreement {last.agreement:.2f}"

@@ -29,11 +29,8 @@ def checkpoints(folder: Path) -> dict[int, Path]:
 
 
 def find_checkpoint(folder: Path, step: int | None = None) -> Path:
-    """The newest checkpoint, or that of a step, in a folder of checkpoints or of a run.
-
-    Raises:
-        UserError: no such folder, checkpoint or step.
-    """
+    """The newest checkpoint, or that of a step, in a folder of checkpoints or of a run. Raises UserError: no such
+    folder, checkpoint or step."""
     if folder.is_file():
         raise UserError(f"--load-dir is {folder}, a file; expected a folder. For one file take --load-checkpoint.")
     found = checkpoints(folder) or checkpoints(folder / MODELS)
@@ -49,11 +46,8 @@ def find_checkpoint(folder: Path, step: int | None = None) -> Path:
 
 
 def chosen_checkpoint(folder: Path | None, step: int | None, file: Path | None) -> Path | None:
-    """What --load-dir, --load-step and --load-checkpoint ask for; None = to begin anew.
-
-    Raises:
-        UserError: it is not there.
-    """
+    """What --load-dir, --load-step and --load-checkpoint ask for; None = to begin anew. Raises UserError: it is not
+    there."""
     if folder is not None:
         return find_checkpoint(folder, step)
     if file is not None and not file.is_file():
@@ -62,11 +56,8 @@ def chosen_checkpoint(folder: Path | None, step: int | None, file: Path | None) 
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's content: tensors, numbers and strings only.
-
-    Raises:
-        UserError: cut off, damaged, holding other objects, or of something else; names an older one if there is one.
-    """
+    """A checkpoint's content: tensors, numbers and strings only. Raises UserError: cut off, damaged, holding other
+    objects, or of something else; names an older one if there is one."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import dataclasses
 import enum
 import importlib
-import pathlib
-import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,12 +18,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 from yaml.constructor import ConstructorError
 
 from genfusion_ns.errors import UserError
-from genfusion_ns.gaussians import densify_sparse
-from genfusion_ns.plugin import datamanager
 
-MOVED = {"genfusion_ns.densify_sparse": densify_sparse, "genfusion_ns.plugin.data_config": datamanager}
-"""Modules whose classes older runs name in config.yml, and where these classes are now."""
-sys.modules.update(MOVED)  # for Nerfstudio's own loader too
 PACKAGES = ("nerfstudio", "genfusion_ns")
 _TAG = "tag:yaml.org,2002:python/"
 _PATHS = ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
@@ -36,11 +29,8 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_config(path: Path) -> TrainerConfig:
-    """The configuration that ns-train wrote.
-
-    Raises:
-        UserError: no YAML, no configuration, or one that asks for anything but settings.
-    """
+    """The configuration that ns-train wrote. Raises UserError: no YAML, no configuration, or one that asks for anything
+    but settings."""
     try:
         config = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -85,7 +75,7 @@ def _applied(loader: _Loader, name: str, node: yaml.Node) -> Any:
     module, _, attribute = name.rpartition(".")
     values = loader.construct_sequence(node, deep=True) if isinstance(node, yaml.SequenceNode) else []
     if module in ("pathlib", "pathlib._local") and attribute in _PATHS:
-        return pathlib.Path(*map(str, values))
+        return Path(*map(str, values))
     kind = _find(name, node)
     if not issubclass(kind, enum.Enum):
         raise ConstructorError(None, None, f"it would call {name}", node.start_mark)

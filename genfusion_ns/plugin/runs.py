@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from nerfstudio.engine.trainer import TrainerConfig
 
 from genfusion_ns.cameras import Camera
 from genfusion_ns.errors import UserError
@@ -17,22 +16,16 @@ from genfusion_ns.plugin.resume import MODELS, checkpoints, find_checkpoint, fit
 from genfusion_ns.plugin.run_config import read_config
 
 
-@dataclass
-class Run:
+class Run(NamedTuple):
     """A trained run, ready to render."""
 
-    config: TrainerConfig
     pipeline: GenFusionPipeline
-    step: int
     training_cameras: list[Camera]
 
 
 def load_run(config_path: Path) -> Run:
-    """Load config.yml of a genfusion run with its latest checkpoint; neither file's content is executed.
-
-    Raises:
-        UserError: no such file, no checkpoint, one that can't be read, or the run of another method.
-    """
+    """Load config.yml of a genfusion run with its latest checkpoint; neither file's content is executed. Raises
+    UserError: no such file, no checkpoint, one that can't be read, or the run of another method."""
     if not config_path.is_file():
         raise UserError(
             f"{config_path} does not exist. Expected the config.yml that ns-train wrote, "
@@ -51,8 +44,7 @@ def load_run(config_path: Path) -> Run:
     pipeline.eval()
     with fitting_errors(path):
         pipeline.load_pipeline(state["pipeline"], state["step"])
-    cameras = core_cameras(pipeline.datamanager.train_dataset.cameras)
-    return Run(config, pipeline, state["step"], cameras)
+    return Run(pipeline, core_cameras(pipeline.datamanager.train_dataset.cameras))
 
 
 def remove_unused_run(folder: Path) -> None:

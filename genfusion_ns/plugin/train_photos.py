@@ -3,7 +3,6 @@ kept exact."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -90,22 +89,9 @@ def rgb_uint8(image: Tensor) -> NDArray[np.uint8]:
     return (image if image.dtype == torch.uint8 else (image * 255.0).round().to(torch.uint8)).numpy()
 
 
-def intrinsics(cameras: Cameras) -> NDArray[np.float64]:
-    """[M, 3, 3] pinhole matrices in pixels."""
-    return cameras.get_intrinsics_matrices().double().numpy()
-
-
-def sizes(cameras: Cameras) -> tuple[Sequence[int], Sequence[int]]:
-    """Widths and heights of all cameras."""
-    return cameras.width.flatten().tolist(), cameras.height.flatten().tolist()
-
-
 def check_types(cameras: Cameras) -> None:
-    """Cameras that Nerfstudio makes pinholes of when it loads the photos, whichever dataparser read them.
-
-    Raises:
-        UserError: panoramas, orthographic and stereo cameras.
-    """
+    """Cameras that Nerfstudio makes pinholes of when it loads the photos, whichever dataparser read them. Raises
+    UserError: panoramas, orthographic and stereo cameras."""
     foreign = sorted({CameraType(int(kind)).name for kind in cameras.camera_type.unique()} - set(BENT))
     if foreign:
         raise UserError(
@@ -115,20 +101,16 @@ def check_types(cameras: Cameras) -> None:
 
 
 def checked(outputs: DataparserOutputs, minimum: int = 2) -> DataparserOutputs:
-    """The frames whose photos and poses are sound; fewer than `minimum` are not enough.
-
-    Raises:
-        UserError: what is wrong with the scene, all offenders at once.
-    """
+    """The frames whose photos and poses are sound; fewer than `minimum` are not enough. Raises UserError: what is wrong
+    with the scene, all offenders at once."""
     cameras = outputs.cameras
     check_types(cameras)
-    widths, heights = sizes(cameras)
     report = validate_scene(
         outputs.image_filenames,
         cameras.camera_to_worlds.double().numpy(),
-        intrinsics(cameras),
-        np.array(widths),
-        np.array(heights),
+        cameras.get_intrinsics_matrices().double().numpy(),
+        cameras.width.flatten().numpy(),
+        cameras.height.flatten().numpy(),
         masks=outputs.mask_filenames,
         distortion=None if cameras.distortion_params is None else cameras.distortion_params.numpy(),
         minimum=minimum,

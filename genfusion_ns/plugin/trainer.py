@@ -43,34 +43,21 @@ class GenFusionTrainerConfig(TrainerConfig):
     checkpoint stays."""
 
     BOUNDS: ClassVar[Bounds] = {
-        "max_bad_steps": COUNT,
-        "max_num_iterations": COUNT,
-        "steps_per_save": NATURAL,
-        "steps_per_eval_batch": NATURAL,
-        "steps_per_eval_image": NATURAL,
-        "steps_per_eval_all_images": NATURAL,
-        "load_step": NATURAL,
+        **dict.fromkeys(("max_bad_steps", "max_num_iterations", "logging.max_buffer_size"), COUNT),
+        **dict.fromkeys(("machine.num_devices", "machine.num_machines", "viewer.num_rays_per_chunk"), COUNT),
+        **dict.fromkeys(("steps_per_save", "steps_per_eval_batch", "steps_per_eval_image"), NATURAL),
+        **dict.fromkeys(("steps_per_eval_all_images", "load_step", "machine.machine_rank"), NATURAL),
+        **dict.fromkeys(("logging.steps_per_log", "logging.local_writer.max_log_size"), NATURAL),
+        **dict.fromkeys(("viewer.websocket_port", "viewer.websocket_port_default"), Bound(0, 65535)),
         "machine.seed": Bound(0, 2**32 - 1),
-        "machine.num_devices": COUNT,
-        "machine.num_machines": COUNT,
-        "machine.machine_rank": NATURAL,
-        "logging.steps_per_log": NATURAL,
-        "logging.max_buffer_size": COUNT,
-        "logging.local_writer.max_log_size": NATURAL,
-        "viewer.websocket_port": Bound(0, 65535),
-        "viewer.websocket_port_default": Bound(0, 65535),
-        "viewer.num_rays_per_chunk": COUNT,
         "viewer.max_num_display_images": Bound(-1),
         "viewer.jpeg_quality": Bound(1, 100),
         "viewer.camera_frustum_scale": POSITIVE,
     }
 
     def save_config(self) -> None:
-        """Write config.yml with absolute paths, so that ns-eval and its kin work from any folder.
-
-        Raises:
-            UserError: settings that can't work; nothing is written then, and ns-train comes here first.
-        """
+        """Write config.yml with absolute paths, so that ns-eval and its kin work from any folder. Raises UserError:
+        settings that can't work; nothing is written then, and ns-train comes here first."""
         check_bounds(self)
         self.pipeline.datamanager.loop.check()
         self.output_dir = self.output_dir.absolute()
@@ -151,11 +138,8 @@ class GenFusionTrainer(Trainer):
         CONSOLE.print(f"[bold]genfusion:[/] goes on from {path}, step {state['step']}.", soft_wrap=True)
 
     def train(self) -> None:
-        """Train up to step `max_num_iterations`, also after --load-dir (stock 1.1.5 would run that many more).
-
-        Raises:
-            Interrupted: SIGINT or SIGTERM came; the steps that are done are in a checkpoint.
-        """
+        """Train up to step `max_num_iterations`, also after --load-dir (stock 1.1.5 would run that many more). Raises
+        Interrupted: SIGINT or SIGTERM came; the steps that are done are in a checkpoint."""
         total = self.config.max_num_iterations
         if self._start_step >= total:
             CONSOLE.print(
@@ -259,10 +243,7 @@ class GenFusionTrainer(Trainer):
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
         """Write `step-*.ckpt` atomically: a killed run leaves the old checkpoint or the new one, never half of one.
-
-        Raises:
-            UserError: it can't be written; the older one stays.
-        """
+        Raises UserError: it can't be written; the older one stays."""
         self.pipeline.count_observers()
         path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
         # Not in the same folder: Nerfstudio reads every file name there as a step number.

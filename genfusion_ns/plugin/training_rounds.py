@@ -32,10 +32,7 @@ class TrainingRounds:
     """
 
     def __init__(
-        self,
-        loop: Loop,
-        panel: RoundsPanel,
-        captured: Callable[[GenFusionModel], tuple[CapturedViews, CapturedViews]],
+        self, loop: Loop, panel: RoundsPanel, captured: Callable[[GenFusionModel], tuple[CapturedViews, CapturedViews]]
     ) -> None:
         self.loop, self.panel, self._captured = loop, panel, captured
         self.clock = Clock()

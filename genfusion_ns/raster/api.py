@@ -18,12 +18,14 @@ in `constants`):
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple
 
 from torch import Tensor
 
 from genfusion_ns.cameras import Camera
+from genfusion_ns.raster.constants import SH_DEGREE_MAX
 
 
 @dataclass
@@ -49,22 +51,87 @@ class Render:
     gsplat's definition (`meta["gradient_2dgs"]`), the densifier's signal."""
 
 
-class Rasterizer(Protocol):
-    """Renders 2D Gaussians into one camera. Raises ValueError where shapes, dtypes or devices do not fit together."""
+class Splats(NamedTuple):
+    """N Gaussians, ready to render."""
+
+    means: Tensor
+    """[N, 3] world."""
+    quats: Tensor
+    """[N, 4] wxyz, any non-zero norm."""
+    scales: Tensor
+    """[N, 3] world units, >= 0; the third is ignored."""
+    opacities: Tensor
+    """[N] in [0, 1]."""
+    colors: Tensor
+    """[N, K, 3] SH coefficients, or [N, C] plain features."""
+
+
+class Rasterizer(ABC):
+    """Renders 2D Gaussians into one camera."""
 
     name: str
 
     def __call__(
         self,
-        means: Tensor,  # [N, 3] world
-        quats: Tensor,  # [N, 4] wxyz, any non-zero norm
-        scales: Tensor,  # [N, 3] world units, >= 0; the third is ignored
-        opacities: Tensor,  # [N] in [0, 1]
-        colors: Tensor,  # [N, K, 3] SH coefficients with sh_degree given, else [N, C] plain features
+        means: Tensor,
+        quats: Tensor,
+        scales: Tensor,
+        opacities: Tensor,
+        colors: Tensor,
         camera: Camera,
         *,
-        sh_degree: int | None,  # uses the first (sh_degree + 1)^2 coefficients; colour = max(SH + 0.5, 0)
-        background: Tensor | None = None,  # [C]; None = black
+        sh_degree: int | None,
+        background: Tensor | None = None,
         near: float = 0.01,
         far: float = 1e10,
-    ) -> Render: ...
+    ) -> Render:
+        """Render one view.
+
+        Args:
+            means, quats, scales, opacities, colors: see `Splats`.
+            sh_degree: uses the first (sh_degree + 1)^2 coefficients, colour = max(SH + 0.5, 0); None = plain features.
+            background: [C]; None = black.
+
+        Raises:
+            ValueError: shapes, dtypes or devices do not fit together.
+        """
+        splats = Splats(means, quats, scales, opacities, colors)
+        check_inputs(splats, sh_degree, background)
+        return self.render(splats, camera.to(means.device, means.dtype), sh_degree, background, near, far)
+
+    @abstractmethod
+    def render(
+        self, splats: Splats, camera: Camera, sh_degree: int | None, background: Tensor | None, near: float, far: float
+    ) -> Render:
+        """As `__call__`, with arguments that were checked, and a camera of the Gaussians' dtype and device."""
+
+
+def check_inputs(splats: Splats, sh_degree: int | None, background: Tensor | None) -> None:
+    """Raise ValueError, naming the tensor, unless all shapes are those of `Splats`, and all dtypes and devices those
+    of `means`."""
+    means, colors, count = splats.means, splats.colors, len(splats.means)
+    shapes = {"means": (count, 3), "quats": (count, 4), "scales": (count, 3), "opacities": (count,)}
+    for name, shape in shapes.items():
+        found = tuple(getattr(splats, name).shape)
+        if found != shape:
+            raise ValueError(f"{name} has shape {list(found)}, expected {list(shape)} ({count} Gaussians).")
+    if sh_degree is None:
+        if colors.dim() != 2 or len(colors) != count or colors.shape[1] == 0:
+            raise ValueError(f"colors has shape {list(colors.shape)}, expected [{count}, C] when sh_degree is None.")
+    else:
+        if not 0 <= sh_degree <= SH_DEGREE_MAX:
+            raise ValueError(f"sh_degree is {sh_degree}, expected 0 to {SH_DEGREE_MAX}, or None for plain colours.")
+        bands = (sh_degree + 1) ** 2
+        if colors.dim() != 3 or len(colors) != count or colors.shape[1] < bands or colors.shape[2] != 3:
+            raise ValueError(
+                f"colors has shape {list(colors.shape)}, expected [{count}, K, 3] with K >= {bands} "
+                f"for sh_degree {sh_degree}."
+            )
+    typed = splats._asdict() | ({} if background is None else {"background": background})
+    for name, tensor in typed.items():
+        if tensor.dtype != means.dtype or tensor.device != means.device:
+            raise ValueError(
+                f"{name} is {tensor.dtype} on {tensor.device}, expected {means.dtype} on {means.device} like means."
+            )
+    if background is not None and background.shape != colors.shape[-1:]:
+        raise ValueError(f"background has shape {list(background.shape)}, expected [{colors.shape[-1]}].")

@@ -77,11 +77,8 @@ def _automatic(device: torch.device) -> Rasterizer:
 
 def choose_rasterizer(name: Backend = "auto", device: torch.device | str = "cpu") -> Rasterizer:
     """The rasteriser called `name`, ready to run on `device`: `auto` takes gsplat on CUDA, numba on a CPU, and torch
-    where there is nothing better. The first call on a machine compiles kernels, and says so.
-
-    Raises:
-        UserError: no such rasteriser, or it cannot run on this device or machine.
-    """
+    where there is nothing better. The first call on a machine compiles kernels, and says so. Raises UserError: no such
+    rasteriser, or it cannot run on this device or machine."""
     if name not in get_args(Backend):
         raise UserError(f"There is no rasteriser {name!r}; expected one of {', '.join(get_args(Backend))}.")
     device = torch.device(device)

@@ -46,11 +46,8 @@ def mismatch(release: str | None, torch_cuda: str | None) -> str | None:
 
 
 def prepare_compiler(torch_cuda: str | None) -> None:
-    """Bring nvcc onto this process's PATH, where gsplat looks for it.
-
-    Raises:
-        ImportError: there is none, or it does not fit torch.
-    """
+    """Bring nvcc onto this process's PATH, where gsplat looks for it. Raises ImportError: there is none, or it does not
+    fit torch."""
     compiler = find_compiler(os.environ)
     release = None
     if compiler is not None:

@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from genfusion_ns.cameras import Camera
-from genfusion_ns.raster.api import Render
-from genfusion_ns.raster.checks import check_inputs
+from genfusion_ns.raster.api import Rasterizer, Render, Splats
 from genfusion_ns.raster.constants import ALPHA_MAX, ALPHA_MIN, GRAZING, LOW_PASS, TILE, TRANSMITTANCE_MIN
 from genfusion_ns.raster.torch_projection import Discs, bin_into_tiles, project, shade
 
@@ -99,28 +98,15 @@ def _composite(
     return maps.reshape(down * TILE, across * TILE, -1)[:height, :width]
 
 
-class TorchRasterizer:
-    """Differentiable rasteriser in plain torch; see `api.Rasterizer`."""
+class TorchRasterizer(Rasterizer):
+    """Differentiable rasteriser in plain torch."""
 
     name = "torch"
 
-    def __call__(
-        self,
-        means: Tensor,
-        quats: Tensor,
-        scales: Tensor,
-        opacities: Tensor,
-        colors: Tensor,
-        camera: Camera,
-        *,
-        sh_degree: int | None,
-        background: Tensor | None = None,
-        near: float = 0.01,
-        far: float = 1e10,
+    def render(
+        self, splats: Splats, camera: Camera, sh_degree: int | None, background: Tensor | None, near: float, far: float
     ) -> Render:
-        """Render one view; shapes and meaning in `api.Rasterizer`, errors in `checks.check_inputs`."""
-        check_inputs(means, quats, scales, opacities, colors, sh_degree, background)
-        camera = camera.to(means.device, means.dtype)
+        means, quats, scales, opacities, colors = splats
         used = colors if sh_degree is None else colors[:, : (sh_degree + 1) ** 2].flatten(1)
         usable = opacities.isfinite() & used.isfinite().all(-1)
         discs = project(means, quats, scales, usable, camera, near, far)

@@ -93,11 +93,8 @@ class StereoEstimator:
 
 
 def load_network(path: Path) -> StereoNetwork:
-    """The stereo network with weights from a safetensors file.
-
-    Raises:
-        UserError: the file is missing, broken, or of another network.
-    """
+    """The stereo network with weights from a safetensors file. Raises UserError: the file is missing, broken, or of
+    another network."""
     network = StereoNetwork()
     try:
         weights = {name: value.float() for name, value in load_file(path).items()}
@@ -128,11 +125,8 @@ def track_map(photo: PosedPhoto, shape: Sequence[int]) -> Tensor:
 
 def create_estimator(spec: str, device: torch.device | str = "cpu") -> DepthEstimator:
     """The estimator that `spec` names: "stereo" (bundled), or "transformers:SOURCE" and "depth-anything-3:SOURCE" with
-    a hub id or a folder; "stereo:FILE" takes other weights of the bundled network.
-
-    Raises:
-        UserError: there is no such estimator, or its weights or packages cannot be had.
-    """
+    a hub id or a folder; "stereo:FILE" takes other weights of the bundled network. Raises UserError: there is no such
+    estimator, or its weights or packages cannot be had."""
     kind, _, source = spec.partition(":")
     if kind not in ("stereo", "transformers", "depth-anything-3") or (kind != "stereo" and not source):
         raise UserError(
@@ -144,6 +138,5 @@ def create_estimator(spec: str, device: torch.device | str = "cpu") -> DepthEsti
         return stereo
     from genfusion_ns.stereo import pretrained  # transformers takes seconds to import
 
-    if kind == "transformers":
-        return pretrained.MonocularEstimator(spec, pretrained.transformers_network(source, device), stereo)
-    return pretrained.DepthAnything3Estimator(spec, pretrained.depth_anything_3(source, device), stereo)
+    network = {"transformers": pretrained.transformers_network, "depth-anything-3": pretrained.depth_anything_3}[kind]
+    return pretrained.FittedEstimator(spec, network(source, device), stereo)

@@ -54,9 +54,8 @@ def support(
 
 def sampled(values: Tensor, grid: Tensor) -> Tensor:
     """[H, W, 1] nearest values of a map [h, w, 1] at a grid [H, W, 2] in [-1, 1]."""
-    return F.grid_sample(values.permute(2, 0, 1)[None], grid[None], mode="nearest", align_corners=False)[0].permute(
-        1, 2, 0
-    )
+    nchw = values.permute(2, 0, 1)[None]
+    return F.grid_sample(nchw, grid[None], mode="nearest", align_corners=False)[0].permute(1, 2, 0)
 
 
 FUSION_WEIGHTS = (-0.43, 0.63, 1.33, -0.93)
@@ -64,13 +63,11 @@ FUSION_WEIGHTS = (-0.43, 0.63, 1.33, -0.93)
 found them on eight scenes of other seeds."""
 
 
-def fused_confidence(
-    confidence: Tensor, found: Support, weights: tuple[float, float, float, float] = FUSION_WEIGHTS
-) -> Tensor:
+def fused_confidence(confidence: Tensor, found: Support) -> Tensor:
     """The probability [H, W, 1] that a depth is right, from its own confidence and what other photos say: a logistic
     regression on (log odds, agreement, contradiction)."""
     odds = torch.logit(confidence.clamp(1e-4, 1 - 1e-4))
-    bias, own, agree, contradict = weights
+    bias, own, agree, contradict = FUSION_WEIGHTS
     return torch.sigmoid(
         bias + own * odds + agree * found.agree.clamp_max(3) + contradict * found.contradict.clamp_max(3)
     )

@@ -203,14 +203,8 @@ class StereoNetwork(nn.Module):
         shift = (weight * offsets[None, :, None, None]).sum(1, keepdim=True) + head[:, FINE_PLANES : FINE_PLANES + 1]
         fine = (start + step * shift).clamp_min(0.0)
         full = convex_upsample(fine, head[:, FINE_PLANES + 3 :])
-        return StereoOutput(
-            logits,
-            coarse,
-            fine,
-            full,
-            head[:, FINE_PLANES + 1 : FINE_PLANES + 2],
-            head[:, FINE_PLANES + 2 : FINE_PLANES + 3],
-        )
+        confidence, log_scale = head[:, FINE_PLANES + 1 : FINE_PLANES + 3].split(1, dim=1)
+        return StereoOutput(logits, coarse, fine, full, confidence, log_scale)
 
 
 def compare(match: Tensor, sources: Sequence[Tensor], projections: Tensor, factor: float, planes: Tensor) -> Tensor:

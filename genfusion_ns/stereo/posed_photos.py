@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,10 +43,6 @@ class PhotoDepth:
     spread: Tensor
     """[H, W, 1] expected relative error of the depth, > 0."""
 
-    def __post_init__(self) -> None:
-        if not self.depth.shape == self.confidence.shape == self.spread.shape or self.depth.shape[2:] != (1,):
-            raise ValueError(f"expected three maps [H, W, 1], got {[tuple(x.shape) for x in self.maps()]}.")
-
     def maps(self) -> tuple[Tensor, Tensor, Tensor]:
         """Depth, confidence and spread."""
         return self.depth, self.confidence, self.spread
@@ -70,18 +65,16 @@ class DepthEstimator(Protocol):
         ...
 
 
-def posed_photos(views: Sequence[TrainView], found: Triangulated | None = None) -> list[PosedPhoto]:
+def posed_photos(views: Sequence[TrainView], found: Triangulated) -> list[PosedPhoto]:
     """Training views as estimators take them, with the tracks that each of them observes."""
     cameras = view_arrays(views)
     bounds = depth_range(cameras.w2c)
     photos = []
     for v, view in enumerate(views):
-        pixels, depths = np.zeros((0, 2)), np.zeros(0)
-        if found is not None and len(found.xyz):
-            mine = found.tracks.image == v
-            xyz = found.xyz[found.tracks.point[mine]]
-            depths = xyz @ cameras.w2c[v, 2, :3] + cameras.w2c[v, 2, 3]
-            pixels = to_pixels(found.tracks.ray[mine], cameras.K[v])
+        mine = found.tracks.image == v
+        xyz = found.xyz[found.tracks.point[mine]]
+        depths = xyz @ cameras.w2c[v, 2, :3] + cameras.w2c[v, 2, 3]
+        pixels = to_pixels(found.tracks.ray[mine], cameras.K[v])
         photos.append(
             PosedPhoto(
                 view.camera.to("cpu", torch.float32),
@@ -99,25 +92,6 @@ def reduced(photo: PosedPhoto, max_side: int) -> PosedPhoto:
     camera = photo.camera.limited(max_side)
     if (camera.width, camera.height) == (photo.camera.width, photo.camera.height):
         return photo
-    rgb = F.interpolate(photo.rgb.permute(2, 0, 1)[None], (camera.height, camera.width), mode="area")[0].permute(
-        1, 2, 0
-    )
+    small = F.interpolate(photo.rgb.permute(2, 0, 1)[None], (camera.height, camera.width), mode="area")
     scale = photo.track_pixels.new_tensor([camera.width / photo.camera.width, camera.height / photo.camera.height])
-    return replace(photo, camera=camera, rgb=rgb, track_pixels=photo.track_pixels * scale)
-
-
-def resized(depth: PhotoDepth, photo: PosedPhoto) -> PhotoDepth:
-    """The maps at a photo's own size; depth is interpolated as disparity between similar neighbours only."""
-    size = (photo.camera.height, photo.camera.width)
-    if depth.depth.shape[:2] == size:
-        return depth
-    disparity, confidence, spread = (
-        x.permute(2, 0, 1)[None] for x in (1 / depth.depth, depth.confidence, depth.spread)
-    )
-    smooth = F.interpolate(disparity, size, mode="bilinear", align_corners=False)
-    nearest = F.interpolate(disparity, size, mode="nearest-exact")
-    sharp = torch.where((smooth / nearest - 1).abs() < 0.03, smooth, nearest)
-    wide = [
-        F.interpolate(x, size, mode="bilinear", align_corners=False)[0].permute(1, 2, 0) for x in (confidence, spread)
-    ]
-    return PhotoDepth(1 / sharp[0].permute(1, 2, 0), *wide)
+    return replace(photo, camera=camera, rgb=small[0].permute(1, 2, 0), track_pixels=photo.track_pixels * scale)

@@ -8,11 +8,14 @@ place where it is surer.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from genfusion_ns.errors import UserError
@@ -26,53 +29,25 @@ REFERENCE = 0.3
 FEW = 20
 """With fewer references all pixels take part."""
 
-Monocular = Callable[[Tensor], Tensor]
-"""[H, W, 3] in [0, 1] to relative disparity [H, W]."""
+Disparities = Callable[[Sequence[PosedPhoto]], Iterable[Tensor]]
+"""Relative disparity [H, W] of each photo."""
 
 
-class MonocularEstimator:
-    """A monocular network's shape, fitted to the scene by another estimator."""
+class FittedEstimator:
+    """A pretrained network's shapes, fitted to the scene by another estimator."""
 
-    def __init__(self, name: str, network: Monocular, base: DepthEstimator) -> None:
+    def __init__(self, name: str, network: Disparities, base: DepthEstimator) -> None:
         self.name, self.fingerprint = name, base.fingerprint
-        self._network = network
-        self._base = base
+        self._network, self._base = network, base
 
     @torch.no_grad()
     def estimate(self, photos: Sequence[PosedPhoto], progress: Progress | None = None) -> list[PhotoDepth]:
         """See `DepthEstimator.estimate`."""
         found = []
-        for i, (photo, measured) in enumerate(zip(photos, self._base.estimate(photos), strict=True)):
-            found.append(merged(measured, fitted(self._network(photo.rgb), photo, measured)))
+        for photo, measured, disparity in zip(photos, self._base.estimate(photos), self._network(photos), strict=True):
+            found.append(merged(measured, fitted(disparity, photo, measured)))
             if progress is not None:
-                progress(i + 1)
-        return found
-
-
-class DepthAnything3Estimator:
-    """Depth Anything 3 given the cameras: one pass over all photos, fitted to the scene as a monocular network is."""
-
-    def __init__(self, name: str, model: Any, base: DepthEstimator) -> None:
-        self.name, self.fingerprint = name, base.fingerprint
-        self._model = model
-        self._base = base
-
-    @torch.no_grad()
-    def estimate(self, photos: Sequence[PosedPhoto], progress: Progress | None = None) -> list[PhotoDepth]:
-        """See `DepthEstimator.estimate`."""
-        measured = self._base.estimate(photos)
-        predicted = self._model.inference(
-            [(photo.rgb * 255).round().to(torch.uint8).numpy() for photo in photos],
-            extrinsics=torch.stack([photo.camera.w2c for photo in photos]).numpy(),
-            intrinsics=torch.stack([photo.camera.K for photo in photos]).numpy(),
-        )
-        found = []
-        for i, photo in enumerate(photos):
-            depth = torch.as_tensor(predicted.depth[i]).float()[None, None]
-            disparity = F.interpolate(1.0 / depth.clamp_min(1e-6), photo.rgb.shape[:2], mode="bilinear")[0, 0]
-            found.append(merged(measured[i], fitted(disparity, photo, measured[i])))
-            if progress is not None:
-                progress(i + 1)
+                progress(len(found))
         return found
 
 
@@ -115,12 +90,9 @@ def merged(measured: PhotoDepth, shape: PhotoDepth) -> PhotoDepth:
     )
 
 
-def transformers_network(source: str, device: torch.device | str) -> Monocular:
-    """A depth model of the transformers library by hub id or folder.
-
-    Raises:
-        UserError: it cannot be had or loaded.
-    """
+def transformers_network(source: str, device: torch.device | str) -> Disparities:
+    """A monocular depth model of the transformers library by hub id or folder. Raises UserError: it cannot be had or
+    loaded."""
     from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
     try:
@@ -132,36 +104,46 @@ def transformers_network(source: str, device: torch.device | str) -> Monocular:
             "config.json and weights, or download one first: huggingface-cli download "
             "depth-anything/Depth-Anything-V2-Small-hf"
         ) from error
-    metric = getattr(model.config, "depth_estimation_type", "relative") == "metric" or model.config.model_type in (
-        "zoedepth",
-        "depth_pro",
-    )
+    kind = getattr(model.config, "depth_estimation_type", "relative")
+    metric = kind == "metric" or model.config.model_type in ("zoedepth", "depth_pro")
 
-    def network(rgb: Tensor) -> Tensor:
-        inputs = processor(images=(rgb * 255).round().to(torch.uint8).numpy(), return_tensors="pt").to(device)
-        predicted = model(**inputs).predicted_depth.float()
-        if metric:
-            predicted = 1.0 / predicted.clamp_min(1e-3)
-        sized = F.interpolate(predicted[:, None], rgb.shape[:2], mode="bicubic", align_corners=False)
-        return sized[0, 0].cpu()
+    def disparities(photos: Sequence[PosedPhoto]) -> Iterator[Tensor]:
+        for photo in photos:
+            predicted = model(**processor(images=_bytes(photo), return_tensors="pt").to(device)).predicted_depth.float()
+            if metric:
+                predicted = 1.0 / predicted.clamp_min(1e-3)
+            size = photo.rgb.shape[:2]
+            yield F.interpolate(predicted[:, None], size, mode="bicubic", align_corners=False)[0, 0].cpu()
 
-    return network
+    return disparities
 
 
-def depth_anything_3(source: str, device: torch.device | str) -> Any:
-    """Depth Anything 3 by hub id or folder.
-
-    Raises:
-        UserError: the package or the weights cannot be had.
-    """
+def depth_anything_3(source: str, device: torch.device | str) -> Disparities:
+    """Depth Anything 3 by hub id or folder. Raises UserError: the package or the weights cannot be had."""
     try:
         from depth_anything_3.api import DepthAnything3  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(f"depth-anything-3 is not installed ({error}). Run: pip install depth-anything-3") from error
     try:
-        return DepthAnything3.from_pretrained(source).to(device).eval()
+        return partial(posed_disparities, DepthAnything3.from_pretrained(source).to(device).eval())
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"Depth Anything 3 cannot be loaded from {source!r} ({str(error).splitlines()[0]}). Give a folder with its "
             "weights, or download some first: huggingface-cli download depth-anything/DA3-BASE"
         ) from error
+
+
+def posed_disparities(model: Any, photos: Sequence[PosedPhoto]) -> Iterator[Tensor]:
+    """What Depth Anything 3 says of the photos, given the cameras, in one pass over all of them."""
+    predicted = model.inference(
+        [_bytes(photo) for photo in photos],
+        extrinsics=torch.stack([photo.camera.w2c for photo in photos]).numpy(),
+        intrinsics=torch.stack([photo.camera.K for photo in photos]).numpy(),
+    )
+    for photo, depth in zip(photos, predicted.depth, strict=True):
+        disparity = 1.0 / torch.as_tensor(depth).float()[None, None].clamp_min(1e-6)
+        yield F.interpolate(disparity, photo.rgb.shape[:2], mode="bilinear")[0, 0]
+
+
+def _bytes(photo: PosedPhoto) -> NDArray[np.uint8]:
+    return (photo.rgb * 255).round().to(torch.uint8).numpy()

@@ -1,4 +1,4 @@
-"""Masked input: the published window path, its generalisation, and crops."""
+"""Masked input: the published window path and its generalisation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genfusion_ns.cameras import Camera, pixel_rays
-from genfusion_ns.data.mask import Window, crop, fixed_window, moving_window
+from genfusion_ns.data.mask import fixed_window, moving_window
 from genfusion_ns.errors import UserError
 
 
@@ -73,21 +73,10 @@ def test_corners():
 
 
 @given(index=st.integers(0, 500))
-def test_a_crop_keeps_every_pixels_ray(index):
+def test_a_window_keeps_every_pixels_ray(index):
     K = torch.tensor([[70.0, 0, 33], [0, 80, 21], [0, 0, 1]], dtype=torch.float64)
     camera = Camera(torch.eye(4, dtype=torch.float64), K, 64, 36)
-    image = np.arange(36 * 64 * 3, dtype=np.int64).reshape(36, 64, 3)
-    window = moving_window(index, 64, 36)
-    part, seen = crop(image, camera, window)
-    x, y, w, h = window
-    assert (seen.width, seen.height) == (w, h) and part.shape == (h, w, 3)
-    assert (part == image[y : y + h, x : x + w]).all()
+    x, y, w, h = moving_window(index, 64, 36)
+    seen = camera.window(x, y, w, h)
+    assert (seen.width, seen.height) == (w, h)
     torch.testing.assert_close(pixel_rays(seen), pixel_rays(camera)[y : y + h, x : x + w])
-
-
-def test_crop_refuses_what_does_not_fit():
-    camera = Camera(torch.eye(4), torch.eye(3), 64, 36)
-    with pytest.raises(ValueError, match="differ in size"):
-        crop(np.zeros((64, 36, 3)), camera, Window(0, 0, 2, 2))
-    with pytest.raises(ValueError, match="reaches beyond"):
-        crop(np.zeros((36, 64, 3)), camera, Window(40, 0, 32, 18))

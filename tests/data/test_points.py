@@ -11,7 +11,7 @@ from scipy.spatial import KDTree
 
 from genfusion_ns.data import points as points_module
 from genfusion_ns.data.colmap import Tracks, find_model, read_model
-from genfusion_ns.data.mask import crop, moving_window
+from genfusion_ns.data.mask import moving_window
 from genfusion_ns.data.points import initial_points, training_tracks
 from genfusion_ns.errors import UserError
 
@@ -59,8 +59,8 @@ def test_cropped_photos_restrict_tracks_to_their_windows(capture):
     cropped, inside = [], np.zeros((300, 3), bool)
     for column, v in enumerate(chosen):
         view = data.views()[v]
-        x, y, width, height = window = moving_window(v, data.width, data.height)
-        image, camera = crop(view.image, view.camera, window)
+        x, y, width, height = moving_window(v, data.width, data.height)
+        image, camera = view.image[y : y + height, x : x + width], view.camera.window(x, y, width, height)
         cropped.append(replace(view, image=image, camera=camera))
         ray = data.tracks.ray[data.tracks.image == v]
         u, w = ray[:, 0] * 100 + 61, ray[:, 1] * 110 + 47

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from genfusion_ns.data import validate
 from genfusion_ns.data.validate import missing_scene_error, validate_scene
 from genfusion_ns.errors import UserError, exits_cleanly
 
@@ -47,7 +48,7 @@ def scene(tmp_path, capture, capsys) -> Scene:
 
 def test_a_sound_scene_passes_without_notes(scene):
     report = scene.check()
-    assert report.keep == list(range(COUNT)) and report.notes == [] and report.skipped(COUNT) == []
+    assert report.keep == list(range(COUNT)) and report.notes == []
 
 
 def test_opengl_poses_and_3x4_matrices_pass(scene):
@@ -118,10 +119,11 @@ def test_16_bit_photo(scene):
     assert "8 bits per channel" in message and "-depth 8" in message
 
 
-def test_few_broken_photos_are_skipped_with_a_note(scene):
+def test_few_broken_photos_are_skipped_with_a_note(scene, monkeypatch):
+    monkeypatch.setattr(validate, "KEPT_SHARE", 0.8)
     scene.paths[1].unlink()
-    report = scene.check(kept_share=0.8)
-    assert report.keep == [0, 2, 3, 4, 5] and report.skipped(COUNT) == [1]
+    report = scene.check()
+    assert report.keep == [0, 2, 3, 4, 5]
     (note,) = report.notes
     assert "skipping 1 of 6 photos" in note and "images/001.jpg: there is no such file" in note
 
@@ -197,7 +199,7 @@ def test_fewer_than_two_views(scene):
     one = slice(0, 1)
     with pytest.raises(UserError, match="found 1 usable of 1 listed"):
         validate_scene(scene.paths[one], scene.c2w[one], scene.K[one], scene.widths[one], scene.heights[one])
-    with pytest.raises(UserError, match="At least 2 photos"):
+    with pytest.raises(UserError, match="at least 2 are needed"):
         validate_scene([], np.zeros((0, 4, 4)), np.zeros((0, 3, 3)), *np.zeros((2, 0), np.int64))
 
 
@@ -213,10 +215,11 @@ def test_everything_wrong_is_listed_once_in_one_message(scene):
     assert "5 problems" in message
 
 
-def test_skippable_photos_are_not_in_the_message_about_poses(scene):
+def test_skippable_photos_are_not_in_the_message_about_poses(scene, monkeypatch):
+    monkeypatch.setattr(validate, "KEPT_SHARE", 0.5)
     scene.paths[0].unlink()
     scene.K[2, 0, 0] = 0
-    message = scene.refused(kept_share=0.5)
+    message = scene.refused()
     assert "images/002.jpg" in message and "images/000.jpg" not in message
 
 
@@ -272,10 +275,11 @@ def test_masks_that_cannot_be_used(scene, spoil, title, found):
     assert "1 problem was found" in message
 
 
-def test_photos_with_broken_masks_are_skipped_while_they_are_few(scene):
+def test_photos_with_broken_masks_are_skipped_while_they_are_few(scene, monkeypatch):
+    monkeypatch.setattr(validate, "KEPT_SHARE", 0.8)
     masks = masks_of(scene)
     Image.new("L", (64, 48)).save(masks[2])
-    report = scene.check(masks=masks, kept_share=0.8)
+    report = scene.check(masks=masks)
     assert report.keep == [0, 1, 3, 4, 5] and "black all over" in report.notes[0]
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
-from data_cameras import camera_from_arrays
 from hypothesis import given
 from hypothesis import strategies as st
 
 from genfusion_ns.cameras import project
 from genfusion_ns.data.views import (
-    TrainView,
     find_by_name,
     inside,
     photo_colours,
@@ -59,14 +56,6 @@ def test_names_match_by_path_then_file_name_then_stem():
     names = ["a/1.jpg", "b/1.jpg", "b/2.jpg", "3.png"]
     wanted = ["b/1.jpg", "/scene/images/2.jpg", "images/3.jpg", "1.jpg", "4.jpg"]
     assert find_by_name(names, wanted) == [1, 2, 3, None, None]
-
-
-def test_an_image_of_another_size_than_its_camera_is_refused():
-    camera = camera_from_arrays(np.eye(4), np.eye(3), 8, 6)
-    with pytest.raises(ValueError, match="its camera wants"):
-        TrainView(camera, np.zeros((8, 6, 3), np.uint8), "a.jpg", 0)
-    with pytest.raises(ValueError, match="float"):
-        TrainView(camera, np.zeros((6, 8, 3)), "a.jpg", 0)  # type: ignore[arg-type]
 
 
 def test_equal_file_names_are_told_apart_by_their_folders():

@@ -48,13 +48,6 @@ def test_resize_keeps_the_parameters_that_the_optimiser_holds():
     assert (params["means"] != 0).all()
 
 
-@pytest.mark.parametrize(
-    ("asked", "device", "used"), [("cpu", "cpu", "gpu"), ("gpu", "cpu", "gpu"), ("cpu", "cuda", "cpu")]
-)
-def test_image_cache_is_pinned_only_for_an_accelerator(asked, device, used):
-    assert compat.usable_image_cache(asked, device) == used
-
-
 class CountingLpips(nn.Module):
     built = 0
 

@@ -258,7 +258,7 @@ def test_masks_are_looked_at_with_their_photos(copy):
 
 def test_a_scene_with_one_photo(copy):
     edit(copy, lambda meta: {**meta, "frames": meta["frames"][:1]})
-    assert "At least 2 photos from different places are needed" in refused(copy)
+    assert "More photos from different places are needed" in refused(copy)
 
 
 def test_cameras_that_are_all_in_one_place(copy):

@@ -7,9 +7,8 @@ import pytest
 import torch
 from raster_scenes import MAPS, gradients, random_scene, relative
 
-from genfusion_ns.raster import gsplat
+from genfusion_ns.raster import Render, gsplat
 from genfusion_ns.raster.gsplat import GsplatRasterizer
-from genfusion_ns.raster.gsplat_calls import SurfelMaps
 from genfusion_ns.raster.torch_reference import TorchRasterizer
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="gsplat's kernels need CUDA")
@@ -58,7 +57,7 @@ def test_degenerate_gaussians_on_cuda():
 
 
 class FakeKernels:
-    """Stands in for `gsplat_calls`: records the call, renders with the torch reference."""
+    """Stands in for `rasterize_surfels`: records the call, renders with the torch reference."""
 
     def __init__(self):
         self.call = None
@@ -69,7 +68,7 @@ class FakeKernels:
         r = TorchRasterizer()(means, quats, scales, opacities, colors, camera, **options)
         # The gradient of the signal is 0, 1, 2, ... times that of the sum over the colours.
         tied = r.color + (signal * torch.arange(2.0 * len(means), dtype=means.dtype).reshape(-1, 2)).sum()
-        return SurfelMaps(tied, r.depth, r.alpha, r.normal, r.distortion, r.median_depth, r.radii)
+        return Render(tied, r.alpha, r.depth, r.median_depth, r.normal, r.distortion, r.radii, signal)
 
 
 @pytest.fixture

@@ -12,15 +12,15 @@ from simulated_cuda import LEDGER, bare, clad, on_device
 from torch import Tensor
 
 from genfusion_ns.cameras import Camera
+from genfusion_ns.raster import Render
 from genfusion_ns.raster import gsplat as gsplat_raster
-from genfusion_ns.raster.gsplat_calls import SurfelMaps
 from genfusion_ns.raster.numba.rasterizer import NumbaRasterizer
 
 NUMBA = NumbaRasterizer()
 
 
 class _Kernels(torch.autograd.Function):
-    """All kernels of one view at once; the inputs and outputs of `gsplat_calls.rasterize_surfels`."""
+    """All kernels of one view at once; the inputs and outputs of `gsplat.rasterize_surfels`."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Any:
@@ -35,7 +35,7 @@ class _Kernels(torch.autograd.Function):
         view = Camera(bare(camera.w2c), bare(camera.K), camera.width, camera.height)
         with torch.enable_grad():
             r = NUMBA(*leaves, view, sh_degree=sh_degree, near=near, far=far)
-        maps = r.color, r.depth, r.alpha, r.normal, r.distortion, r.median_depth
+        maps = r.color, r.alpha, r.depth, r.median_depth, r.normal, r.distortion
         ctx.leaves, ctx.maps = [*leaves, r.densify_signal], maps
         ctx.set_materialize_grads(False)
         ctx.clad = (lambda m: m) if on_host else clad
@@ -52,14 +52,14 @@ class _Kernels(torch.autograd.Function):
         return (*[None if g is None else ctx.clad(g) for g in found], None, None, None, None, None)
 
 
-def kernels(*args: Any) -> SurfelMaps:
-    """Stands in for `gsplat_calls.rasterize_surfels`."""
-    return SurfelMaps(*_Kernels.apply(*args, False))
+def kernels(*args: Any) -> Render:
+    """Stands in for `gsplat.rasterize_surfels`."""
+    return Render(*_Kernels.apply(*args, False), densify_signal=args[5])
 
 
-def host_kernels(*args: Any) -> SurfelMaps:
+def host_kernels(*args: Any) -> Render:
     """The same on the CPU, for comparisons that should differ in nothing else."""
-    return SurfelMaps(*_Kernels.apply(*args, True))
+    return Render(*_Kernels.apply(*args, True), densify_signal=args[5])
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> None:

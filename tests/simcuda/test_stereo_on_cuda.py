@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from genfusion_ns.stereo import estimator as estimators
 from genfusion_ns.stereo.estimator import StereoEstimator
 from genfusion_ns.stereo.network import StereoNetwork
 from genfusion_ns.stereo.posed_photos import PosedPhoto
-from genfusion_ns.stereo.pretrained import DepthAnything3Estimator, MonocularEstimator, transformers_network
+from genfusion_ns.stereo.pretrained import FittedEstimator, posed_disparities, transformers_network
 from genfusion_ns.stereo.train.run import StereoTrainConfig, train
 
 
@@ -81,8 +82,8 @@ def test_pretrained_estimators(cuda, weights, tmp_path):
             depth = [torch.full((8, 8), 2.0) + torch.rand(8, 8) for _ in images]
             return type("Prediction", (), {"depth": depth})
 
-    mono = MonocularEstimator("mono", transformers_network(str(tmp_path), "cuda"), base)
-    for estimator in (mono, DepthAnything3Estimator("da3", Model(), base)):
+    mono = FittedEstimator("mono", transformers_network(str(tmp_path), "cuda"), base)
+    for estimator in (mono, FittedEstimator("da3", partial(posed_disparities, Model()), base)):
         found = estimator.estimate(given)
         assert [depth.depth.shape[:2] for depth in found] == [photo.rgb.shape[:2] for photo in given]
         assert all(type(x) is torch.Tensor and bool(x.isfinite().all()) for depth in found for x in depth.maps())

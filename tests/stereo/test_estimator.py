@@ -8,7 +8,7 @@ from stereo_scene import photo_at
 from genfusion_ns.errors import UserError
 from genfusion_ns.stereo.estimator import StereoEstimator, create_estimator, padded, track_map
 from genfusion_ns.stereo.network import StereoNetwork
-from genfusion_ns.stereo.posed_photos import PhotoDepth, reduced, resized
+from genfusion_ns.stereo.posed_photos import reduced
 
 
 @pytest.fixture(scope="module")
@@ -69,19 +69,6 @@ def test_reduced_photos_keep_rays_and_tracks():
     assert small.rgb.shape == (32, 48, 3) and small.track_pixels.tolist() == [[24.0, 8.0]]
     assert float((small.camera.K[0] * 2 - photo.camera.K[0]).abs().max()) < 1e-5
     assert reduced(photo, 96) is photo
-
-
-def test_upsampling_keeps_steps_and_smooths_slopes():
-    slope = torch.linspace(1.0, 1.2, 16).expand(8, 16)
-    step = torch.where(torch.arange(16) < 8, 1.0, 3.0).expand(8, 16)
-    photo, _ = photo_at((3.0, 0.0, 0.4), 48, 24)
-    for values, most in ((slope, 0.01), (step, 2.1)):
-        ones = torch.full((8, 16, 1), 0.5)
-        grown = resized(PhotoDepth(values[..., None].contiguous(), ones, ones), photo).depth[..., 0]
-        assert grown.shape == (24, 48)
-        assert float(grown.diff(dim=1).abs().max()) < most
-    between = (grown > 1.01) & (grown < 2.99)
-    assert not bool(between.any())
 
 
 def test_mistakes_are_named(tmp_path, weights):

@@ -1,6 +1,7 @@
 """Pretrained networks as estimators, with tiny models of random weights."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -9,11 +10,11 @@ from stereo_scene import certain, photo_at
 from genfusion_ns.errors import UserError
 from genfusion_ns.stereo.posed_photos import PhotoDepth
 from genfusion_ns.stereo.pretrained import (
-    DepthAnything3Estimator,
-    MonocularEstimator,
+    FittedEstimator,
     depth_anything_3,
     fitted,
     merged,
+    posed_disparities,
     transformers_network,
 )
 
@@ -43,12 +44,12 @@ def test_scale_and_shift_are_found_where_the_base_is_sure_and_the_shape_is_kept_
     photo, depth = photo_at((3.0, 0.0, 0.4))
     shape = 7.0 * (1 / depth[..., 0]) + 2.0
     base = Exact([depth], half_sure(depth))
-    (found,) = MonocularEstimator("mono", lambda rgb: shape, base).estimate([photo])
+    (found,) = FittedEstimator("mono", lambda photos: [shape], base).estimate([photo])
     error = (found.depth / depth - 1).abs()
     assert float(error.quantile(0.95)) < 0.02
     assert float(found.confidence[:, 1::2].mean()) > 0.5  # a shape that fits is believed
     wrong = torch.rand(shape.shape, generator=torch.Generator().manual_seed(0))
-    (doubted,) = MonocularEstimator("mono", lambda rgb: wrong, base).estimate([photo])
+    (doubted,) = FittedEstimator("mono", lambda photos: [wrong], base).estimate([photo])
     assert float(doubted.confidence[:, 1::2].mean()) < 0.2
     assert float((doubted.depth / depth - 1).abs()[:, ::2].median()) < 0.1  # the base stands where it is sure
 
@@ -98,8 +99,8 @@ def test_any_depth_model_of_transformers_works(tmp_path):
     photo, depth = photo_at((3.0, 0.0, 0.4))
     network = transformers_network(str(tmp_path), "cpu")
     with torch.no_grad():
-        assert network(photo.rgb).shape == (32, 48)
-    (found,) = MonocularEstimator("tiny", network, Exact([depth], half_sure(depth))).estimate([photo])
+        assert next(iter(network([photo]))).shape == (32, 48)
+    (found,) = FittedEstimator("tiny", network, Exact([depth], half_sure(depth))).estimate([photo])
     assert bool(found.depth.isfinite().all()) and bool((found.depth > 0).all())
 
 
@@ -123,7 +124,7 @@ def test_depth_anything_3_is_given_the_cameras_and_fitted():
             return type("Prediction", (), {"depth": small})()
 
     base = Exact(depths, half_sure(depths[0]))
-    found = DepthAnything3Estimator("da3", Model(), base).estimate(photos)
+    found = FittedEstimator("da3", partial(posed_disparities, Model()), base).estimate(photos)
     assert asked["extrinsics"].shape == (2, 4, 4) and asked["images"][0].dtype.name == "uint8"
     assert asked["intrinsics"][0].tolist() == photos[0].camera.K.tolist()
     for estimate, depth in zip(found, depths, strict=True):

@@ -71,36 +71,15 @@ class Limits(NamedTuple):
 
 def view_of(camera: Camera, near: float, far: float, real: type[np.floating]) -> View:
     """`camera` in the kernels' terms."""
-    w2c = camera.w2c.detach().cpu().numpy().astype(real)
-    intrinsics = camera.K.detach().cpu().numpy().astype(real)
+    w2c, K = (matrix.detach().cpu().numpy().astype(real) for matrix in (camera.w2c, camera.K))
     rotation, translation = np.ascontiguousarray(w2c[:3, :3]), np.ascontiguousarray(w2c[:3, 3])
-    return View(
-        rotation,
-        translation,
-        -(rotation.T @ translation),
-        intrinsics[0, 0],
-        intrinsics[1, 1],
-        intrinsics[0, 2],
-        intrinsics[1, 2],
-        real(near),
-        real(far),
-        camera.width,
-        camera.height,
-    )
+    lens, range_ = (K[0, 0], K[1, 1], K[0, 2], K[1, 2]), (real(near), real(far))
+    return View(rotation, translation, -(rotation.T @ translation), *lens, *range_, camera.width, camera.height)
 
 
 def limits_of(real: type[np.floating]) -> Limits:
     """The shared constants in the kernels' float type."""
-    return Limits(
-        real(constants.ALPHA_MAX),
-        real(constants.ALPHA_MIN),
-        real(constants.TRANSMITTANCE_MIN),
-        real(constants.LOW_PASS),
-        real(constants.RADIUS_SIGMAS),
-        real(constants.RADIUS_SQUARED_MIN),
-        real(constants.RADIUS_MAX),
-        real(constants.GRAZING),
-    )
+    return Limits(*(real(getattr(constants, name.upper())) for name in Limits._fields))
 
 
 class Splats(NamedTuple):

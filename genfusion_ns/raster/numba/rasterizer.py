@@ -13,21 +13,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from genfusion_ns.cameras import Camera
-from genfusion_ns.raster.api import Render
-from genfusion_ns.raster.checks import check_inputs
+from genfusion_ns.raster.api import Rasterizer, Render, Splats
+from genfusion_ns.raster.numba import layout
 from genfusion_ns.raster.numba.bins import bin_splats, sort_by_depth
-from genfusion_ns.raster.numba.layout import (
-    RECORD,
-    SLOT,
-    Limits,
-    Lists,
-    Maps,
-    Progress,
-    Splats,
-    View,
-    limits_of,
-    view_of,
-)
+from genfusion_ns.raster.numba.layout import RECORD, SLOT, Lists, Maps, Progress
 from genfusion_ns.raster.numba.projection import project_backward, project_forward
 from genfusion_ns.raster.numba.shade import shade_backward, shade_forward
 from genfusion_ns.raster.numba.threads import even_bounds, run_ranges
@@ -41,8 +30,8 @@ _SLOW_COMPILE_SECONDS = 2.0
 class _Call:
     """What one call's forward and backward pass share, apart from tensors."""
 
-    view: View
-    limits: Limits
+    view: layout.View
+    limits: layout.Limits
     bands: int
     """SH coefficients in use; 0 = plain colours."""
     threads: int
@@ -54,11 +43,15 @@ class _State:
 
     call: _Call
     homographies: np.ndarray
-    splats: Splats
+    splats: layout.Splats
     more_colors: np.ndarray | None
     lists: Lists
     background: np.ndarray
     progress: Progress
+
+    def composited(self) -> tuple[layout.Splats, np.ndarray | None, Lists, np.ndarray, layout.Limits]:
+        """What both compositing kernels read."""
+        return self.splats, self.more_colors, self.lists, self.background, self.call.limits
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -76,36 +69,22 @@ def _tile_bounds(offsets: np.ndarray, threads: int) -> list[int]:
 
 def _project(
     call: _Call, means: np.ndarray, quats: np.ndarray, scales: np.ndarray, opacities: np.ndarray, colors: np.ndarray
-) -> tuple[np.ndarray, Splats, np.ndarray, Lists]:
+) -> tuple[np.ndarray, layout.Splats, np.ndarray, Lists]:
     """Homographies, splats, radii and tile lists of a view."""
     count, real = len(means), means.dtype
     homographies, records = np.empty((count, 9), real), np.empty((count, RECORD), real)
     boxes, radii, tile_counts = np.empty((count, 4), np.int32), np.empty(count, np.int32), np.empty(count, np.int32)
-    view = call.view
+    view, projected = call.view, (homographies, records, boxes, radii, tile_counts)
 
     def task(first: int, last: int) -> None:
-        project_forward(
-            first,
-            last,
-            means,
-            quats,
-            scales,
-            opacities,
-            view,
-            call.limits,
-            homographies,
-            records,
-            boxes,
-            radii,
-            tile_counts,
-        )
+        project_forward(first, last, means, quats, scales, opacities, view, call.limits, *projected)
         shade_forward(first, last, means, colors, call.bands, view.eye, records, radii, tile_counts)
 
     run_ranges(task, even_bounds(count, call.threads), call.threads)
     bits = np.uint32 if real == np.float32 else np.uint64
     order = sort_by_depth(homographies[:, 8].copy().view(bits), tile_counts)
     lists = bin_splats(order, boxes, tile_counts, -(-view.width // 16), -(-view.height // 16))
-    return homographies, Splats(records, boxes), radii, Lists(*lists)
+    return homographies, layout.Splats(records, boxes), radii, Lists(*lists)
 
 
 class _Rasterize(torch.autograd.Function):
@@ -133,16 +112,11 @@ class _Rasterize(torch.autograd.Function):
         height, width, real = call.view.height, call.view.width, features.dtype
         channels = [len(background), 1, 1, 1, 3, 1]
         maps = Maps(*(np.empty((height, width, c), real) for c in channels))
-        progress = Progress(
-            np.empty((height, width), np.int32),
-            np.empty((height, width), np.int32),
-            np.empty((len(lists.splats), 2), np.int8),
-        )
+        stops, medians = (np.empty((height, width), np.int32) for _ in range(2))
+        progress = Progress(stops, medians, np.empty((len(lists.splats), 2), np.int8))
         state = _State(call, homographies, splats, more, lists, _array(background), progress)
         run_ranges(
-            lambda first, last: composite_forward(
-                first, last, splats, more, lists, state.background, call.limits, maps, progress
-            ),
+            lambda first, last: composite_forward(first, last, *state.composited(), maps, progress),
             _tile_bounds(lists.offsets, call.threads),
             call.threads,
         )
@@ -178,25 +152,13 @@ def _composite_backward(state: _State, maps: Maps, grads: Maps) -> tuple[np.ndar
     pairs = len(lists.splats)
     slots = np.empty((pairs, SLOT), real)
     more_slots = np.empty((pairs, 0 if state.more_colors is None else state.more_colors.shape[1]), real)
+    results = (slots, more_slots)
     run_ranges(
-        lambda first, last: composite_backward(
-            first,
-            last,
-            state.splats,
-            state.more_colors,
-            lists,
-            state.background,
-            call.limits,
-            maps,
-            grads,
-            state.progress,
-            slots,
-            more_slots,
-        ),
+        lambda first, last: composite_backward(first, last, *state.composited(), maps, grads, state.progress, *results),
         _tile_bounds(lists.offsets, call.threads),
         call.threads,
     )
-    return slots, more_slots
+    return results
 
 
 def _project_backward(
@@ -211,50 +173,24 @@ def _project_backward(
     """Gradients by means, quats, scales, opacities, colours and densification signal."""
     call, count, real = state.call, len(means), means.dtype
     records, starts = state.splats.records, state.lists.starts
-    sums = np.empty((count, SLOT), real)
-    to_means, to_quats, to_scales = np.empty((count, 3), real), np.empty((count, 4), real), np.empty((count, 3), real)
+    sums, view = np.empty((count, SLOT), real), call.view
+    to_means, to_quats, to_scales = (np.empty((count, width), real) for width in (3, 4, 3))
     to_opacities, to_colors, to_densify = np.empty(count, real), np.empty_like(colors), np.empty((count, 2), real)
+    read = (state.homographies, records, starts, slots, sums)
+    written = (to_means, to_quats, to_scales, to_opacities, to_densify)
 
     def task(first: int, last: int) -> None:
-        project_backward(
-            first,
-            last,
-            quats,
-            scales,
-            call.view,
-            state.homographies,
-            records,
-            starts,
-            slots,
-            sums,
-            to_means,
-            to_quats,
-            to_scales,
-            to_opacities,
-            to_densify,
-        )
-        shade_backward(
-            first,
-            last,
-            means,
-            colors,
-            call.bands,
-            call.view.eye,
-            records,
-            starts,
-            sums,
-            more_slots,
-            to_means,
-            to_colors,
-        )
+        project_backward(first, last, quats, scales, view, *read, *written)
+        colour_gradients = (records, starts, sums, more_slots, to_means, to_colors)
+        shade_backward(first, last, means, colors, call.bands, view.eye, *colour_gradients)
 
     run_ranges(task, even_bounds(count, call.threads), call.threads)
     return to_means, to_quats, to_scales, to_opacities, to_colors, to_densify
 
 
-class NumbaRasterizer:
-    """Rasteriser for CPUs; see `api.Rasterizer`. The result is the same, bit for bit, for any number of threads, and
-    several Python threads may render at once."""
+class NumbaRasterizer(Rasterizer):
+    """Rasteriser for CPUs. The result is the same, bit for bit, for any number of threads; several Python threads may
+    render at once."""
 
     name = "numba"
 
@@ -262,43 +198,28 @@ class NumbaRasterizer:
         """`threads`: how many threads to use; by default as many as torch does."""
         self.threads = threads
 
-    def __call__(
-        self,
-        means: Tensor,
-        quats: Tensor,
-        scales: Tensor,
-        opacities: Tensor,
-        colors: Tensor,
-        camera: Camera,
-        *,
-        sh_degree: int | None,
-        background: Tensor | None = None,
-        near: float = 0.01,
-        far: float = 1e10,
+    def render(
+        self, splats: Splats, camera: Camera, sh_degree: int | None, background: Tensor | None, near: float, far: float
     ) -> Render:
-        """Render one view; shapes and meaning in `api.Rasterizer`, errors in `checks.check_inputs`."""
-        check_inputs(means, quats, scales, opacities, colors, sh_degree, background)
+        means, quats, scales, opacities, colors = splats
         if means.dtype not in _REALS or means.device.type != "cpu":
             raise ValueError(
                 f"The numba rasteriser takes float32 or float64 on the CPU, not {means.dtype} on {means.device}."
             )
         real = _REALS[means.dtype]
-        call = _Call(
-            view_of(camera, near, far, real),
-            limits_of(real),
-            0 if sh_degree is None else (sh_degree + 1) ** 2,
-            self.threads or torch.get_num_threads(),
-        )
+        bands = 0 if sh_degree is None else (sh_degree + 1) ** 2
+        view, limits = layout.view_of(camera, near, far, real), layout.limits_of(real)
+        call = _Call(view, limits, bands, self.threads or torch.get_num_threads())
         features = colors.flatten(1)
         if background is None:
-            background = means.new_zeros(3 if sh_degree is not None else colors.shape[1])
+            background = means.new_zeros(colors.shape[-1])
         densify_signal = torch.zeros(len(means), 2, dtype=means.dtype, requires_grad=True)
         *maps, radii = _Rasterize.apply(means, quats, scales, opacities, features, background, densify_signal, call)
         color, alpha, depth, median_depth, normal, distortion = maps
         return Render(color, alpha, depth, median_depth, normal, distortion, radii, densify_signal)
 
 
-def warm_up(dtype: torch.dtype = torch.float32) -> None:
+def warm_up() -> None:
     """Compile the kernels, or load them from numba's cache, by rendering one splat. Says so on the console when it
     takes long, as it does once per machine and version."""
     notice = threading.Timer(_SLOW_COMPILE_SECONDS, _announce_compilation)
@@ -307,9 +228,9 @@ def warm_up(dtype: torch.dtype = torch.float32) -> None:
     try:
         # Evaluation and the viewer choose their rasteriser while gradients are off.
         with torch.inference_mode(False), torch.enable_grad():
-            eye = torch.eye(4, dtype=dtype)
+            eye = torch.eye(4)
             means, quats, scales, opacities = eye[2:3, :3], eye[:1], 0.1 + eye[:1, :3], eye[0, :1]
-            colors = torch.zeros(1, 16, 3, dtype=dtype, requires_grad=True)
+            colors = torch.zeros(1, 16, 3, requires_grad=True)
             camera = Camera(eye, eye[:3, :3], 4, 4)
             render = NumbaRasterizer(threads=1)(means, quats, scales, opacities, colors, camera, sh_degree=3)
             render.color.sum().backward()

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from genfusion_ns.cameras import Camera
-from genfusion_ns.data.capture_files import bend, frame_camera, read_transforms
 from genfusion_ns.data.colmap import ColmapModel, read_model
 from genfusion_ns.data.sequences import within_unit
+from genfusion_ns.data.transforms import frame_camera, read_transforms
 from genfusion_ns.gaussians.densify_sparse import SparsityAwareDensifier
 from genfusion_ns.gaussians.fit import Fit, FitConfig, FitView
 from genfusion_ns.geometry import nearest_views
@@ -37,12 +37,13 @@ def write_capture(path: Path, folder: Path, longest: int = 288, fitted: bool = T
     Raises:
         UserError: the capture cannot be read.
     """
-    meta = read_transforms(folder)
+    file = folder / "transforms.json"
+    meta = read_transforms(file)
     listed = sorted(meta["frames"], key=lambda frame: Path(frame["file_path"]).name)
     model = read_model(folder / "sparse/0")
     photos, full = [], []
     for frame in listed:
-        photo, camera = straightened(folder / frame["file_path"], frame_camera(folder, meta, frame), bend(meta, frame))
+        photo, camera = straightened(folder / frame["file_path"], *frame_camera(file, meta, frame))
         small = camera.limited(longest)
         photo = photo.resize((small.width, small.height), Image.Resampling.BOX)
         photos.append(torch.from_numpy(np.asarray(photo).copy()).float() / 255)
