@@ -47,10 +47,9 @@ NATURAL = Bound(0)
 
 
 def check_bounds(config: Any, where: str = "") -> None:
-    """Look for numbers in `config`, or in the configurations that it holds, which can't work.
+    """Look for numbers in `config`, a dataclass, or in the configurations that it holds, which can't work.
 
     Args:
-        config: a dataclass with a table `BOUNDS`, or without.
         where: what stands before the fields' names in messages, such as "loop.".
 
     Raises:

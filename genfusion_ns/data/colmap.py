@@ -139,14 +139,8 @@ def _check_counts(folder: Path) -> None:
 
 
 def _check_size(file: Path, entries: list[int]) -> None:
-    """pycolmap takes what lies beyond the end of a file for numbers.
-
-    Args:
-        entries: bytes of each entry that was read.
-
-    Raises:
-        ValueError: the file is shorter than its entries.
-    """
+    """pycolmap takes what lies beyond the end of a file for numbers. Raises ValueError: the file is shorter than its
+    `entries`, in bytes."""
     if file.is_file() and file.stat().st_size < 8 + sum(entries):
         raise ValueError(f"{file.name} is cut off or damaged: {file.stat().st_size:,} of {8 + sum(entries):,} bytes")
 

@@ -41,10 +41,8 @@ _NO_TRACKS = Tracks(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 2
 def match_views(views: Sequence[TrainView], threads: int = -1) -> Tracks:
     """Tracks of SIFT features between `views`; `image` counts `views`. Empty where nothing matches.
 
-    A pair of views counts only if its matches agree with the poses three times as often as chance explains.
-
-    Args:
-        threads: CPU threads, -1 = all.
+    A pair of views counts only if its matches agree with the poses three times as often as chance explains. `threads`
+    are the CPU's, -1 = all.
     """
     cameras = view_arrays(views)
     pairs = _pairs(cameras)

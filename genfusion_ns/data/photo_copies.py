@@ -74,12 +74,8 @@ def fingerprint(photos: PhotoList) -> list[list[str | int]]:
 
 
 def copy_photos(photos: PhotoList, target: Path, max_size: int, advance: Advance) -> list[tuple[int, int]]:
-    """Copy every photo to `target` under its new name, skipping those that are there; returns widths and heights.
-
-    Args:
-        max_size: larger photos are shrunk to this many pixels on the long side; 0 = never.
-        advance: called with 1 after each photo.
-    """
+    """Copy every photo to `target` under its new name, skipping those that are there, and shrunk to `max_size` pixels
+    on the long side (0 = never); returns widths and heights."""
     target.mkdir(parents=True, exist_ok=True)
     for left in target.glob(LEFTOVERS):
         left.unlink()

@@ -245,13 +245,7 @@ class _Run:
 
 def check_room(folder: Path, need: int) -> None:
     """COLMAP ends the whole process where its database meets a full disk, and leaves images out without an error.
-
-    Args:
-        need: bytes that a stage may write.
-
-    Raises:
-        UserError: less than that is free on the folder's disk.
-    """
+    Raises UserError: less is free on the folder's disk than the `need` bytes that a stage may write."""
     free = shutil.disk_usage(folder).free
     if free < need:
         raise UserError(

@@ -22,16 +22,11 @@ PLY_NAME = "sparse_pc.ply"
 
 
 def write_scene_files(reconstruction: pycolmap.Reconstruction, scene: Path) -> None:
-    """Write `transforms.json` and `sparse_pc.ply` into `scene`, whose photos lie in `images/`.
-
-    Args:
-        reconstruction: its cameras must be PINHOLE or SIMPLE_PINHOLE.
-    """
-    write_ply(
-        scene / PLY_NAME,
-        np.array([point.xyz for point in reconstruction.points3D.values()], dtype=np.float64).reshape(-1, 3),
-        np.array([point.color for point in reconstruction.points3D.values()], dtype=np.uint8).reshape(-1, 3),
-    )
+    """Write `transforms.json` and `sparse_pc.ply` of a reconstruction of PINHOLE or SIMPLE_PINHOLE cameras into
+    `scene`, whose photos lie in `images/`."""
+    points = reconstruction.points3D.values()
+    xyz = np.array([point.xyz for point in points], dtype=np.float64).reshape(-1, 3)
+    write_ply(scene / PLY_NAME, xyz, np.array([point.color for point in points], dtype=np.uint8).reshape(-1, 3))
     write_atomic(scene / "transforms.json", json.dumps(transforms(reconstruction), indent=1).encode())
 
 

@@ -173,12 +173,8 @@ def validate_cameras(
 
 
 def missing_scene_error(folder: Path, searched: Sequence[Path]) -> UserError:
-    """The error for a folder in which there is neither a `transforms.json` nor a COLMAP model.
-
-    Args:
-        folder: what the user gave as data.
-        searched: the files and folders that were looked for.
-    """
+    """The error for a user's folder in which there is neither a `transforms.json` nor a COLMAP model, the files and
+    folders that were `searched` for."""
     places = ", ".join(str(path) for path in searched)
     what = "holds no posed photos" if Path(folder).is_dir() else "is not a folder"
     return UserError(

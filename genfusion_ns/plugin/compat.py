@@ -96,14 +96,8 @@ _INSTEAD = {
 
 
 def check_command(argv: Sequence[str]) -> None:
-    """Fault: some subcommands of ns-export and ns-render work for fields only and end in assertions.
-
-    Args:
-        argv: the process's arguments, its name first.
-
-    Raises:
-        UserError: it is one of them; the message names the command that works.
-    """
+    """Fault: some subcommands of ns-export and ns-render work for fields only and end in assertions. Raises UserError:
+    `argv` (the process's name first) is one of them; the message names the command that works."""
     program = {"exporter.py": "ns-export", "render.py": "ns-render"}.get(Path(argv[0]).name, Path(argv[0]).name)
     name = next((argument for argument in argv[1:] if not argument.startswith("-")), "")
     if program not in ("ns-export", "ns-render") or name not in _INSTEAD:

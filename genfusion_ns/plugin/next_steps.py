@@ -28,11 +28,7 @@ def resume_command(argv: Sequence[str], config: TrainerConfig, checkpoints: Path
 
 
 def commands_after_training(config: Path) -> list[str]:
-    """Look at it, measure it, film it, export it.
-
-    Args:
-        config: the run's config.yml.
-    """
+    """Look at the run of a config.yml, measure it, film it, export it."""
     run, out = shlex.quote(str(config)), config.parent
     return [
         f"ns-viewer --load-config {run}",

@@ -56,11 +56,8 @@ class ViewerMarkdown(ViewerElement[str]):
 
 
 class RoundsPanel(torch.nn.Module):
-    """A module without parameters, since the viewer looks into modules only; alive without a viewer too.
-
-    Args:
-        training: whether there will be rounds; else their controls are hidden.
-    """
+    """A module without parameters, since the viewer looks into modules only; alive without a viewer too. Without
+    `training` there will be no rounds, and their controls are hidden."""
 
     def __init__(self, training: bool) -> None:
         super().__init__()
@@ -215,11 +212,8 @@ def round_steps_after(k: int, loop: LoopConfig, run_length: int) -> list[int]:
 
 
 def status_text(state: LoopState, coming: Sequence[int] | None) -> str:
-    """How the loop stands, in Markdown: rounds done, the next one's step, pool, the last outcome.
-
-    Args:
-        coming: steps of the rounds to come; None = nothing is trained.
-    """
+    """How the loop stands, in Markdown: rounds done, the next one's step of those that are `coming` (None = nothing is
+    trained), pool, the last outcome."""
     following = "" if coming is None else f", next {f'at step {coming[0]}' if coming else 'none'}"
     lines = [f"**rounds**: {len(state.reports)} done{following}", f"**pool**: {len(state.pool)} generated views"]
     if state.reports:

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
@@ -30,17 +30,6 @@ from genfusion_ns.raster import choose_rasterizer
 COUNT_EVERY = 250
 """Steps between two counts of the captured views that see each splat, where a viewer shows it; each checkpoint counts
 anew."""
-
-
-class HeldOutQuality(NamedTuple):
-    """Means over the held-out photos."""
-
-    psnr: float
-    """In dB."""
-    ssim: float
-    """At most 1."""
-    photos: int
-    """How many."""
 
 
 @dataclass
@@ -126,8 +115,9 @@ class GenFusionPipeline(VanillaPipeline):
         return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
     @torch.no_grad()
-    def held_out_quality(self) -> HeldOutQuality | None:
-        """What ns-eval finds, without LPIPS, whose network may be neither here nor quick; None without such photos."""
+    def held_out_quality(self) -> tuple[float, float, int] | None:
+        """Mean PSNR in dB and SSIM of the held-out photos, and their number: what ns-eval finds, without LPIPS, whose
+        network may be neither here nor quick. None without such photos."""
         if not self.datamanager.holds_out:
             return None
         self.eval()
@@ -139,9 +129,8 @@ class GenFusionPipeline(VanillaPipeline):
                     self.model.get_gt_img(batch["image"]), outputs["background"]
                 )
                 found.append((psnr(outputs["rgb"], target), ssim(outputs["rgb"], target)))
-        means = torch.tensor(found).mean(dim=0).tolist()
         self.train()
-        return HeldOutQuality(*means, photos=len(found))
+        return *torch.tensor(found).mean(dim=0).tolist(), len(found)
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         """Load a checkpoint, strictly: Nerfstudio would drop what does not fit without a word."""

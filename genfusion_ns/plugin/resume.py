@@ -85,14 +85,8 @@ def fitting_errors(path: Path) -> Iterator[None]:
 
 
 def check_finite(params: Mapping[str, torch.Tensor]) -> None:
-    """Splats of a diverged run are worth nothing.
-
-    Args:
-        params: raw parameters, each [N, ...].
-
-    Raises:
-        UserError: more than `MOST_BROKEN` of the splats are NaN or infinite.
-    """
+    """Splats of a diverged run are worth nothing. Raises UserError: more than `MOST_BROKEN` of them, raw parameters
+    [N, ...] each, are NaN or infinite."""
     broken = torch.stack([~value.isfinite().flatten(1).all(dim=1) for value in params.values()]).any(dim=0)
     if len(broken) and broken.float().mean() > MOST_BROKEN:
         raise UserError(f"{int(broken.sum()):,} of its {len(broken):,} splats are NaN or infinite")

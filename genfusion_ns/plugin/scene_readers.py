@@ -44,16 +44,8 @@ class FarOutputs(DataparserOutputs):
 
 
 def read_frames(path: Path, meta: dict[str, Any], common: dict[str, Any]) -> DataparserOutputs:
-    """All frames of a transforms.json.
-
-    Args:
-        path: the file.
-        meta: its content (`data.transforms.read_transforms`).
-        common: settings of Nerfstudio's parser, less `data`.
-
-    Raises:
-        UserError: Nerfstudio can't read it.
-    """
+    """All frames of the transforms.json at `path`, whose content is `meta` (`data.transforms.read_transforms`), through
+    Nerfstudio's parser with the settings `common`. Raises UserError: Nerfstudio can't read it."""
     folder = path.parent
     meta = dict(meta)
     if "applied_transform" not in meta and common["data"].is_dir() and (folder / "colmap/sparse/0").exists():
@@ -85,17 +77,9 @@ def read_frames(path: Path, meta: dict[str, Any], common: dict[str, Any]) -> Dat
 
 
 def read_colmap(data: Path, place: str, images: Path, common: dict[str, Any]) -> DataparserOutputs:
-    """All photos of a COLMAP model.
-
-    Args:
-        data: the scene's folder.
-        place: the model's folder in it.
-        images: the photos' folder in it.
-        common: settings of Nerfstudio's parser, less `data`.
-
-    Raises:
-        UserError: the model is damaged, or its cameras can't be used.
-    """
+    """All photos of the COLMAP model at `place` in a scene's folder `data`, where `images` is the photos' folder,
+    through Nerfstudio's parser with the settings `common`. Raises UserError: the model is damaged, or its cameras
+    can't be used."""
     folder = data / place
     config = ColmapDataParserConfig(
         **{**common, "data": data},

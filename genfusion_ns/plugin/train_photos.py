@@ -54,11 +54,8 @@ def fit_photo(data: dict[str, Any], cameras: Cameras, index: int, window: Window
 
 
 def seen_window(mask: str, number: int, width: int, height: int) -> Window | None:
-    """The part of a training photo that is seen, by the photo's place among all of the scene; None = all of it.
-
-    Args:
-        mask: "none", "fixed" or "moving".
-    """
+    """The part of a training photo that is seen with `mask` "none" (None: all of it), "fixed" or "moving", which goes
+    by the photo's place among all of the scene."""
     if mask == "none":
         return None
     return fixed_window(width, height) if mask == "fixed" else moving_window(number, width, height)

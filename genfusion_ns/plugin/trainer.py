@@ -174,7 +174,8 @@ class GenFusionTrainer(Trainer):
         with INTERRUPTS.at_once():
             found = self.pipeline.held_out_quality()
         if found is not None:
-            CONSOLE.print(f"[bold]held-out photos ({found.photos}):[/] PSNR {found.psnr:.2f} dB, SSIM {found.ssim:.3f}")
+            psnr, ssim, photos = found
+            CONSOLE.print(f"[bold]held-out photos ({photos}):[/] PSNR {psnr:.2f} dB, SSIM {ssim:.3f}")
         shares = ", ".join(f"{100 * share:.0f} % {name}" for name, share in self.pipeline.model.origins().items())
         CONSOLE.print(f"[bold]the splat:[/] {self.pipeline.model.num_points:,} Gaussians ({shares}), in", end=" ")
         CONSOLE.print(self.checkpoint_dir / f"step-{step:09d}.ckpt", highlight=False, soft_wrap=True)

@@ -40,8 +40,7 @@ def capture_depth(
     """Depth of the training views, from `folder` where a run before kept that of the very same photos.
 
     Args:
-        views: the training views; no other photo is looked at.
-        tracks: what the training views alone triangulate.
+        views, tracks: the training views, and what they alone triangulate; no other photo is looked at.
         side: photos are reduced to so many pixels.
         folder: where the depth is kept; None = nowhere.
     """

@@ -43,6 +43,10 @@ class PhotoDepth:
     spread: Tensor
     """[H, W, 1] expected relative error of the depth, > 0."""
 
+    def __post_init__(self) -> None:
+        if not self.depth.shape == self.confidence.shape == self.spread.shape or self.depth.shape[2:] != (1,):
+            raise ValueError(f"expected three maps [H, W, 1], got {[tuple(x.shape) for x in self.maps()]}.")
+
     def maps(self) -> tuple[Tensor, Tensor, Tensor]:
         """Depth, confidence and spread."""
         return self.depth, self.confidence, self.spread

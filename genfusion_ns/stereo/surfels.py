@@ -78,14 +78,8 @@ def first_splats(
 
 
 def surfels_of(photos: Sequence[PosedPhoto], depths: Sequence[PhotoDepth], budget: int, seed: int) -> Surfels:
-    """About `budget` splats for the surfaces that the photos show, more where there is detail.
-
-    Args:
-        photos: with their cameras.
-        depths: one per photo, of its size.
-        budget: how many splats, at most.
-        seed: of the choice of pixels.
-    """
+    """About `budget` splats, at most, for the surfaces that the photos show, more where there is detail; `depths` are
+    of the photos' sizes."""
     weights = [sampling_weight(photo) for photo in photos]
     rate = budget / max(sum(float(weight.sum()) for weight in weights), 1e-9)
     parts = []

@@ -1,10 +1,12 @@
 """What photos say of each other's depth."""
 
+import pytest
 import torch
 from stereo_scene import certain, photo_at
 
 from genfusion_ns.stereo import fusion
 from genfusion_ns.stereo.fusion import fused_confidence, support
+from genfusion_ns.stereo.posed_photos import PhotoDepth
 
 
 def two():
@@ -42,3 +44,8 @@ def test_confidence_rises_with_agreement_and_falls_with_contradiction(monkeypatc
     assert float(up.median()) > 0.6 > float(down.median())
     alone = fused_confidence(start, support(0, photos, [certain(d) for d in exact], []))
     torch.testing.assert_close(alone, start)
+
+
+def test_maps_of_different_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"\(5, 4, 1\)"):
+        PhotoDepth(torch.ones(4, 5, 1), torch.ones(4, 5, 1), torch.ones(5, 4, 1))
