@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import importlib
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +19,12 @@ from nerfstudio.engine.trainer import TrainerConfig
 from yaml.constructor import ConstructorError
 
 from genfusion_ns.errors import UserError
+from genfusion_ns.gaussians import densify_sparse
+from genfusion_ns.plugin import datamanager
 
+MOVED = {"genfusion_ns.densify_sparse": densify_sparse, "genfusion_ns.plugin.data_config": datamanager}
+"""Modules whose classes older runs name in config.yml, and where these classes are now."""
+sys.modules.update(MOVED)  # for Nerfstudio's own loader too
 PACKAGES = ("nerfstudio", "genfusion_ns")
 _TAG = "tag:yaml.org,2002:python/"
 _PATHS = ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")

@@ -32,6 +32,22 @@ def test_settings_that_a_run_is_older_than_get_their_defaults(scene, make_config
     assert dataclasses.is_dataclass(found)
 
 
+def test_classes_that_have_moved_since_are_found(scene, make_config):
+    config = make_config(scene)
+    config.save_config()
+    file = config.get_base_dir() / "config.yml"
+    text = file.read_text()
+    older = text
+    for now, before in (
+        ("genfusion_ns.gaussians.densify_sparse.", "genfusion_ns.densify_sparse."),
+        ("plugin.datamanager.GenFusionDataManagerConfig", "plugin.data_config.GenFusionDataManagerConfig"),
+    ):
+        assert now in older
+        older = older.replace(now, before)
+    file.write_text(older)
+    assert read_config(file) == yaml.load(older, Loader=yaml.Loader) == config
+
+
 HOSTILE = {
     "a call": "!!python/object/apply:os.system ['touch {trace}']",
     "a call inside a setting": "!!python/object:genfusion_ns.plugin.trainer.GenFusionTrainerConfig\n"
