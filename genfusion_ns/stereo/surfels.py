@@ -69,12 +69,12 @@ def first_splats(
     """The first splats: the tracks (once each; of more than half of `budget` so many by chance), then the surfaces that
     the photos' depth shows and, where tracks anchor them, samples in the views' frusta: what the photos hide needs
     splats too."""
-    anchors = _anchors(views, tracks, budget // 2, seed)
-    room = budget - len(anchors.xyz)
+    tracked = _at_tracks(views, tracks, budget // 2, seed)
+    room = budget - len(tracked.xyz)
     spread = int(SPREAD * room) if len(tracks.xyz) >= FEW_TRACKS else 0
     surfels = surfels_of(photos, depths, room - spread, seed)
     samples = complete_with_frustum_samples(views, tracks.xyz, tracks.tracks, spread, seed)
-    return _joined([anchors, surfels, _unoriented(samples.xyz, samples.rgb)])
+    return _joined([tracked, surfels, _unoriented(samples.xyz, samples.rgb)])
 
 
 def surfels_of(photos: Sequence[PosedPhoto], depths: Sequence[PhotoDepth], budget: int, seed: int) -> Surfels:
@@ -137,7 +137,7 @@ def smoothed(depth: PhotoDepth) -> Tensor:
     return (mean[1] / mean[0])[0].permute(1, 2, 0)
 
 
-def _anchors(views: Sequence[TrainView], tracks: Triangulated, most: int, seed: int) -> Surfels:
+def _at_tracks(views: Sequence[TrainView], tracks: Triangulated, most: int, seed: int) -> Surfels:
     """At most so many splats at tracks: the surest places there are."""
     found = _unoriented(tracks.xyz, track_colours(tracks, views))
     return _thinned(found, most, generator(seed, "anchors"))
