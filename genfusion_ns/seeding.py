@@ -19,6 +19,12 @@ def generator(*keys: int | str) -> torch.Generator:
 
 
 def order_index(count: int, seed: int, step: int, purpose: str) -> int:
-    """Which of `count` >= 1 items serves `step` [0, ...): every epoch of `count` steps is a fresh permutation."""
+    """Which of `count` items serves `step` [0, ...): every epoch of `count` steps is a fresh permutation.
+
+    Raises:
+        ValueError: count < 1.
+    """
+    if count < 1:
+        raise ValueError(f"order_index needs at least one item to choose from, got {count}.")
     epoch, position = divmod(step, count)
     return int(torch.randperm(count, generator=generator(seed, purpose, epoch))[position])
