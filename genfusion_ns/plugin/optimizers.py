@@ -24,7 +24,7 @@ class GaussianAdamConfig(OptimizerConfig):
     lr: float = 1e-3
     """Step size in the parameter's own unit, in a run of the recipe's length."""
     run_factor: float | None = None
-    """Factor on lr; None = the square root of the recipe's length (7,000 steps) over --max-num-iterations, at least 1:
+    """Factor on lr; None = the square root of the recipe's length (7,000 steps) over --max-num-iterations, from 1 to 4:
     short runs need larger steps to arrive."""
     eps: float = 1e-15
     """Added to the denominator; the splatting papers' value, small because gradients of single splats are tiny."""
