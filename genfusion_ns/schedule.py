@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 MOST_RATE_FACTOR = 4.0
-"""Learning rates are never higher than this many times the recipe's: in 700 steps 3.2 times helped all of four scenes, 5
-times cost llff_fern with 3 photos 0.4 dB."""
+"""Learning rates are never higher than this many times the recipe's: in 700 steps 3.2 times helped all of four scenes,
+5 times cost llff_fern with 3 photos 0.4 dB."""
 
 
 def scaled(steps: int, max_iterations: int, reference_iterations: int) -> int:
