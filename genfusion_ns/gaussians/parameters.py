@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from genfusion_ns.errors import UserError
+from genfusion_ns.raster.api import Splats
 from genfusion_ns.seeding import generator
 
 log = logging.getLogger(__name__)
@@ -37,21 +37,6 @@ PARAMETER_NAMES = ("means", "scales", "quats", "features_dc", "features_rest", "
 SH_C0 = 0.28209479177387814
 THICKNESS = 1e-6
 """World units. Viewers of exported 3D Gaussians need a third scale; 2D Gaussian Splatting itself ignores it."""
-
-
-class Splats(NamedTuple):
-    """What a rasteriser takes."""
-
-    means: Tensor
-    """[N, 3] world."""
-    quats: Tensor
-    """[N, 4] wxyz, any non-zero norm."""
-    scales: Tensor
-    """[N, 3] world units, > 0."""
-    opacities: Tensor
-    """[N] in (0, 1)."""
-    sh: Tensor
-    """[N, K, 3] spherical-harmonics coefficients."""
 
 
 def activate(params: Mapping[str, Tensor]) -> Splats:

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from genfusion_ns.cameras import Camera
 from genfusion_ns.gaussians.edit import State, rotate
-from genfusion_ns.gaussians.parameters import Splats
-from genfusion_ns.raster.api import Rasterizer
+from genfusion_ns.raster.api import Rasterizer, Splats
 
 CLASSES = ("observed", "repaired", "invented")
 LEVELS = (1.0, 0.5, 0.0)

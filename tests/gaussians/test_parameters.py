@@ -43,14 +43,14 @@ def test_activate():
     params = parameters.init_gaussians(xyz, rgb, sh_degree=3)
     splats = parameters.activate(params)
     torch.testing.assert_close(splats.opacities, torch.full((5,), 0.1))
-    assert splats.sh.shape == (5, 16, 3)
+    assert splats.colors.shape == (5, 16, 3)
     # a splat's base colour is SH basis * coefficient + 0.5
-    torch.testing.assert_close(splats.sh[:, 0] * 0.5 / math.sqrt(math.pi) + 0.5, rgb)
+    torch.testing.assert_close(splats.colors[:, 0] * 0.5 / math.sqrt(math.pi) + 0.5, rgb)
     assert (splats.scales > 0).all()
     params["means"].requires_grad_()
     assert parameters.activate(params).means is params["means"]
     no_bands = parameters.activate(parameters.init_gaussians(xyz, rgb, sh_degree=0))
-    assert no_bands.sh.shape == (5, 1, 3)
+    assert no_bands.colors.shape == (5, 1, 3)
 
 
 def test_rotations_are_uniform():
