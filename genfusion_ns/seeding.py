@@ -28,3 +28,8 @@ def order_index(count: int, seed: int, step: int, purpose: str) -> int:
         raise ValueError(f"order_index needs at least one item to choose from, got {count}.")
     epoch, position = divmod(step, count)
     return int(torch.randperm(count, generator=generator(seed, purpose, epoch))[position])
+
+
+def thinned_rows(count: int, most: int, random: torch.Generator) -> torch.Tensor:
+    """Which of `count` items stay where at most so many may: [min(count, most)] by chance, ascending."""
+    return torch.randperm(count, generator=random)[:most].sort().values

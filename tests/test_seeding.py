@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from genfusion_ns.seeding import generator, order_index, seed_of
+from genfusion_ns.seeding import generator, order_index, seed_of, thinned_rows
 
 
 def test_keys_decide():
@@ -33,3 +33,9 @@ def test_every_epoch_shows_every_item_once(count):
         orders.append(tuple(order))
     if count == 10:
         assert len(set(orders)) > 1
+
+
+def test_thinned_rows_are_all_where_there_is_room_and_else_as_many_by_chance_in_order():
+    assert thinned_rows(5, 8, generator(0)).tolist() == [0, 1, 2, 3, 4]
+    some = [thinned_rows(100, 10, generator(seed)).tolist() for seed in (0, 0, 1)]
+    assert some[0] == some[1] != some[2] and some[0] == sorted(set(some[0])) and len(some[0]) == 10

@@ -15,7 +15,7 @@ from genfusion_ns.data.points import PointsMode, initial_points, measured_points
 from genfusion_ns.data.triangulate import Triangulated
 from genfusion_ns.data.views import TrainView
 from genfusion_ns.files import write_atomic
-from genfusion_ns.seeding import generator
+from genfusion_ns.seeding import generator, thinned_rows
 from genfusion_ns.stereo.capture_depth import FILE_NAME, CaptureDepth, capture_depth
 from genfusion_ns.stereo.estimator import create_estimator
 
@@ -74,5 +74,5 @@ def seed_points(
     )
     for note in found.notes:
         CONSOLE.print(f"[yellow]note:[/] {note}", soft_wrap=True)
-    kept = torch.randperm(len(found.xyz), generator=generator(seed, "seed points"))[:target].sort().values
+    kept = thinned_rows(len(found.xyz), target, generator(seed, "seed points"))
     return torch.from_numpy(found.xyz)[kept], torch.from_numpy(found.rgb)[kept]

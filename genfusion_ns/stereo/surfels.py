@@ -21,7 +21,7 @@ from genfusion_ns.data.points import FEW_TRACKS, track_colours
 from genfusion_ns.data.triangulate import Triangulated
 from genfusion_ns.data.views import FloatArray, TrainView
 from genfusion_ns.geometry import depth_to_normal
-from genfusion_ns.seeding import generator
+from genfusion_ns.seeding import generator, thinned_rows
 from genfusion_ns.stereo.posed_photos import PhotoDepth, PosedPhoto
 
 SPREAD = 0.5
@@ -86,7 +86,8 @@ def surfels_of(photos: Sequence[PosedPhoto], depths: Sequence[PhotoDepth], budge
     for i, (photo, depth, weight) in enumerate(zip(photos, depths, weights, strict=True)):
         chosen = dithered((weight * rate).clamp_max(1.0), generator(seed, "surfels", i))
         parts.append(_splats(photo, depth, chosen, generator(seed, "doubt", i)))
-    return _thinned(_joined(parts), budget, generator(seed, "surfels kept"))
+    found = _joined(parts)
+    return found[thinned_rows(len(found.xyz), budget, generator(seed, "surfels kept"))]
 
 
 def sampling_weight(photo: PosedPhoto) -> Tensor:
@@ -140,7 +141,7 @@ def smoothed(depth: PhotoDepth) -> Tensor:
 def _at_tracks(views: Sequence[TrainView], tracks: Triangulated, most: int, seed: int) -> Surfels:
     """At most so many splats at tracks: the surest places there are."""
     found = _unoriented(tracks.xyz, track_colours(tracks, views))
-    return _thinned(found, most, generator(seed, "anchors"))
+    return found[thinned_rows(len(found.xyz), most, generator(seed, "anchors"))]
 
 
 def _unoriented(xyz: FloatArray, rgb: FloatArray) -> Surfels:
@@ -151,13 +152,6 @@ def _unoriented(xyz: FloatArray, rgb: FloatArray) -> Surfels:
 
 def _joined(parts: Sequence[Surfels]) -> Surfels:
     return Surfels(*(torch.cat(values) for values in zip(*(vars(part).values() for part in parts), strict=True)))
-
-
-def _thinned(surfels: Surfels, most: int, random: torch.Generator) -> Surfels:
-    """At most so many of them, by chance."""
-    if len(surfels.xyz) <= most:
-        return surfels
-    return surfels[torch.randperm(len(surfels.xyz), generator=random)[:most].sort().values]
 
 
 def nearby_depth(
